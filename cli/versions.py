@@ -1,0 +1,113 @@
+"""Commands for versions: what serves, its history, promotion and rollback."""
+
+from typing import Annotated
+
+import typer
+
+from cli.actor import find_actor
+from cli.output import JsonOption, console, print_json, print_table
+from cli.session import database_session, platform_session
+from core.contracts import load_contract
+from core.promotion import promote as promote_version
+from core.promotion import rollback as roll_back
+from core.resolution import find_target_version
+from core.targets import load_targets, set_target
+from core.transitions import Transition, load_history
+
+ModelArgument = Annotated[str, typer.Argument(help="The model, as in `prices`.")]
+ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the history.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this family's commands."""
+    app.command()(promote)
+    app.command()(rollback)
+    app.command()(history)
+    app.command()(target)
+
+
+def promote(
+    model: ModelArgument,
+    version: Annotated[int, typer.Argument(help="The version that takes Production.", min=1)],
+    *,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Move a version to Production by hand, whatever its verdict; serving follows within two seconds."""
+    with platform_session() as connections:
+        transition = promote_version(
+            connections.engine, connections.registry, model, version, actor=find_actor(), cause="hand", reason=reason
+        )
+    _print_transition(transition, as_json=as_json)
+
+
+def rollback(model: ModelArgument, *, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
+    """Go back to the Production version before this one."""
+    with platform_session() as connections:
+        transition = roll_back(connections.engine, connections.registry, model, actor=find_actor(), reason=reason)
+    _print_transition(transition, as_json=as_json)
+
+
+def history(
+    model: ModelArgument,
+    *,
+    limit: Annotated[int, typer.Option(help="How many transitions, newest first.", min=1)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every transition of a model: when, from, to, who or what, and why."""
+    with database_session() as connections, connections.engine.connect() as connection:
+        load_contract(connection, model)
+        transitions = load_history(connection, model, limit)
+    if as_json:
+        print_json(transitions)
+        return
+    print_table(
+        f"History of {model}",
+        ["at (UTC)", "version", "from", "to", "before", "cause", "actor", "state", "reason"],
+        [
+            [
+                transition.finished_at or transition.intended_at,
+                transition.version,
+                transition.from_stage,
+                transition.to_stage,
+                transition.previous_version,
+                transition.cause,
+                transition.actor,
+                transition.state,
+                transition.reason,
+            ]
+            for transition in transitions
+        ],
+    )
+
+
+def target(
+    model: ModelArgument,
+    wanted: Annotated[
+        str | None, typer.Argument(help="`Production`, `latest` or a version's number; without it the present one.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or set what serves; a version that does not exist is refused. No restart is needed."""
+    with platform_session() as connections:
+        if wanted is not None:
+            find_target_version(connections, model, wanted)
+            with connections.engine.begin() as connection:
+                load_contract(connection, model)
+                set_target(connection, model, wanted, find_actor())
+        with connections.engine.connect() as connection:
+            load_contract(connection, model)
+            present = load_targets(connection)[model]
+    if as_json:
+        print_json({"model": model, "target": present})
+    else:
+        console.print(f"{model} serves {present}")
+
+
+def _print_transition(transition: Transition, *, as_json: bool) -> None:
+    if as_json:
+        print_json(transition)
+        return
+    before = "nothing" if transition.previous_version is None else f"version {transition.previous_version}"
+    console.print(f"{transition.model}: version {transition.version} is in Production; before it was {before}")

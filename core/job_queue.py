@@ -1,0 +1,48 @@
+"""The job queue: Procrastinate on the platform's own PostgreSQL.
+
+A job is enqueued in the transaction that stores its cause: either both are there or neither is.
+Source: Procrastinate's "Use an external connection" (`Task.configure(connection=…)`) and its how-to on retrying
+stalled jobs by worker heartbeat.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import procrastinate
+from procrastinate.schema import SchemaManager
+from procrastinate.types import JSONValue
+from sqlalchemy import Connection, text
+
+from core.database import build_libpq_url
+
+TaskName = Literal["train", "check", "reconcile"]
+
+QUEUES: Mapping[TaskName, str] = {"train": "trainings", "check": "checks", "reconcile": "housekeeping"}
+"""The queue of each task; a worker runs several at once, but one training at a time."""
+
+
+def build_queue_app(url: str) -> procrastinate.App:
+    """The queue's application, as the worker runs it; tasks are added by `jobs.tasks`."""
+    return procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=build_libpq_url(url)))
+
+
+_sender = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
+
+
+def enqueue(connection: Connection, task: TaskName, **arguments: JSONValue) -> int:
+    """Enqueue a job in the caller's transaction; returns its number in the queue."""
+    deferrer = _sender.configure_task(name=task, queue=QUEUES[task], connection=connection.connection.driver_connection)
+    return deferrer.defer(**arguments)
+
+
+def load_queue_schema() -> str:
+    """The SQL that creates the queue's tables, as the installed Procrastinate brings it."""
+    return SchemaManager.get_schema()
+
+
+def count_live_workers(connection: Connection, timeout_s: float) -> int:
+    """How many workers gave a heartbeat within `timeout_s` seconds."""
+    statement = text(
+        "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => :timeout)"
+    )
+    return int(connection.execute(statement, {"timeout": timeout_s}).scalar_one())

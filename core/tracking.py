@@ -1,0 +1,268 @@
+"""Tracking: MLflow's server as a process, and what runs log to it."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from core.database import build_tracking_store_url
+from core.errors import ArtifactNotFound, TrackingUnavailable
+from core.mlflow_client import build_client, is_missing, is_present_already, reaching
+from core.settings import Settings
+
+TRAINING_TAG = "millrace.training_id"
+ATTEMPT_TAG = "millrace.attempt"
+CAUSE_TAG = "millrace.cause"
+SNAPSHOT_TAG = "millrace.snapshot_digest"
+CODE_TAG = "millrace.code_version"
+
+_TRAINING_PARAMETER = "training"
+"""The MLproject's parameter that names the training; MLflow logs it before the entry point starts."""
+_LOCAL_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
+_FILES = "mlflow-artifacts:/snapshots"
+# The server answers an upload when S3 has taken it, so a large one is silent for long.
+_TIMEOUT_S = 300
+_LOOK_TIMEOUT_S = 2.0
+_LOOK_INTERVAL_S = 0.2
+# MLflow's own limits.
+_METRICS_A_CALL = 1000
+_PARAMETERS_A_CALL = 100
+_DIGEST_CHARS = 36
+
+
+def build_server_command(settings: Settings, database_url: str) -> tuple[list[str], dict[str, str]]:
+    """Command line and whole environment of the tracking server.
+
+    Its store is MLFLOW_DATABASE_URL, else database `mlflow` beside the platform's. The address of the store, which
+    holds a password, goes through the environment: everyone on the machine can read a command line.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", "--workers", "1"]
+    command += ["--host", settings.host, "--port", str(settings.tracking_port)]
+    command += ["--artifacts-destination", settings.artifacts]
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": find_tracking_store_url(settings, database_url),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    # The address that clients use would make the server a client of itself.
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    if settings.tracking_allowed_hosts is not None:
+        environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = f"{_LOCAL_HOSTS},{settings.tracking_allowed_hosts}"
+    return command, environment
+
+
+def find_tracking_store_url(settings: Settings, database_url: str) -> str:
+    """The address of MLflow's backend store, with its password: the setting's, else beside the platform's database."""
+    own_store = settings.mlflow_database_url
+    if own_store is None:
+        return build_tracking_store_url(database_url)
+    return build_tracking_store_url(own_store.get_secret_value(), database=None)
+
+
+def is_tracking_ready(uri: str) -> bool:
+    """Whether a tracking server answers at this address; waits two seconds at most."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=_LOOK_TIMEOUT_S) as response:  # noqa: S310  # http(s), by the settings
+            return bool(response.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def wait_for_tracking(uri: str, timeout_s: float) -> None:
+    """Return when the tracking server answers; raises TrackingUnavailable after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not is_tracking_ready(uri):
+        if time.monotonic() >= deadline:
+            raise TrackingUnavailable(uri, f"no answer within {timeout_s:g} s")
+        time.sleep(_LOOK_INTERVAL_S)
+
+
+class Tracking:
+    """Runs with what they log, and files kept beside them in the same artifact store.
+
+    All goes through the tracking server, which alone needs the keys of an S3 store. Every method raises
+    TrackingUnavailable when the server is away.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client = build_client(uri, _TIMEOUT_S)
+
+    def activate(self) -> None:
+        """Make this server the one that MLflow's own functions use in this process."""
+        mlflow.set_tracking_uri(self._uri)
+        mlflow.set_registry_uri(self._uri)
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def ensure_experiment(self, name: str) -> str:
+        """The id of the experiment, which is created if it is not there."""
+        with reaching(self._uri):
+            while (experiment := self._client.get_experiment_by_name(name)) is None:
+                try:
+                    self._client.create_experiment(name)
+                except MlflowException as error:
+                    # Another process was quicker.
+                    if not is_present_already(error):
+                        raise
+            return str(experiment.experiment_id)
+
+    def start_run(self, experiment: str, run_id: str | None, tags: Mapping[str, str]) -> str:
+        """Start a run of the experiment, or go on with the one that `mlflow run` made; returns its id."""
+        if run_id is None:
+            experiment_id = self.ensure_experiment(experiment)
+            with reaching(self._uri):
+                return str(self._client.create_run(experiment_id, tags=dict(tags)).info.run_id)
+        with reaching(self._uri):
+            self._client.update_run(run_id, status="RUNNING")
+        self.set_tags(run_id, tags)
+        return run_id
+
+    def finish_run(self, run_id: str, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        with reaching(self._uri):
+            self._client.set_terminated(run_id, status)
+
+    def reap_runs(self, experiment: str, training_id: str) -> list[str]:
+        """End as KILLED what still counts as running of a training that is over; returns the runs' ids.
+
+        Found by our tag, and by the MLproject's parameter for a run whose environment failed before our code ran.
+        """
+        reaped: dict[str, None] = {}
+        with reaching(self._uri):
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                return []
+            for mark in (f"tags.`{TRAINING_TAG}`", f"params.`{_TRAINING_PARAMETER}`"):
+                is_left = f"{mark} = '{training_id}' and attributes.status = 'RUNNING'"
+                for run in self._client.search_runs([found.experiment_id], is_left):
+                    self._client.set_terminated(run.info.run_id, "KILLED")
+                    reaped[run.info.run_id] = None
+        return list(reaped)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        with reaching(self._uri):
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, object]) -> None:
+        """Log parameters; MLflow refuses another value for one that the run has."""
+        entries = [Param(name, str(value)) for name, value in parameters.items()]
+        with reaching(self._uri):
+            for first in range(0, len(entries), _PARAMETERS_A_CALL):
+                self._client.log_batch(run_id, params=entries[first : first + _PARAMETERS_A_CALL])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log one value of each metric."""
+        self._log(run_id, [(name, value, 0) for name, value in metrics.items()])
+
+    def log_metric_history(self, run_id: str, history: Mapping[str, Sequence[float]]) -> None:
+        """Log one value an epoch of each metric, the first as step 1: one call for each thousand values."""
+        self._log(
+            run_id, [(name, value, step) for name, values in history.items() for step, value in enumerate(values, 1)]
+        )
+
+    def _log(self, run_id: str, values: Sequence[tuple[str, float, int]]) -> None:
+        now_ms = int(time.time() * 1000)
+        entries = [Metric(name, value, now_ms, step) for name, value, step in values]
+        with reaching(self._uri):
+            for first in range(0, len(entries), _METRICS_A_CALL):
+                self._client.log_batch(run_id, metrics=entries[first : first + _METRICS_A_CALL])
+
+    def log_dataset(
+        self,
+        run_id: str,
+        *,
+        name: str,
+        digest: str,
+        source: str,
+        rows: int,
+        columns: Mapping[str, str],
+        context: str,
+    ) -> None:
+        """Log a snapshot as the run's dataset under our own digest; MLflow's would read its first 10,000 rows only.
+
+        `columns` gives each column's type. MLflow shows 36 characters of a digest; the profile has all.
+        """
+        dataset = Dataset(
+            name=name,
+            digest=digest[:_DIGEST_CHARS],
+            source_type="snapshot",
+            source=json.dumps({"uri": source}),
+            schema=json.dumps(
+                {
+                    "mlflow_colspec": [
+                        {"name": column, "type": kind, "required": True} for column, kind in columns.items()
+                    ]
+                }
+            ),
+            profile=json.dumps({"num_rows": rows, "digest": digest}),
+        )
+        with reaching(self._uri):
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])])
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def log_artifact(self, run_id: str, path: Path, folder: str) -> None:
+        """Keep a file with the run, in `folder` of its artifacts."""
+        with reaching(self._uri):
+            self._client.log_artifact(run_id, str(path), folder)
+
+    def log_document(self, run_id: str, document: Mapping[str, object], path: str) -> None:
+        """Keep a JSON document at `path` of the run's artifacts."""
+        with reaching(self._uri):
+            self._client.log_dict(run_id, dict(document), path)
+
+    def find_artifact(self, run_id: str, path: str, max_bytes: int) -> bytes | None:
+        """The content of one of the run's artifacts; None if it is not there or larger than `max_bytes`."""
+        folder, _, _ = path.rpartition("/")
+        with reaching(self._uri):
+            try:
+                listed = self._client.list_artifacts(run_id, folder or None)
+            except MlflowException as error:
+                if not is_missing(error):
+                    raise
+                return None
+            if not any(one.path == path and not one.is_dir and (one.file_size or 0) <= max_bytes for one in listed):
+                return None
+            with tempfile.TemporaryDirectory(prefix="millrace-") as place:
+                return Path(self._client.download_artifacts(run_id, path, place)).read_bytes()
+
+    def store_file(self, local: Path, name: str) -> str:
+        """Keep a copy of the file under `name` in the artifact store, beside the runs; returns its address."""
+        with tempfile.TemporaryDirectory(prefix="millrace-") as place, reaching(self._uri):
+            # MLflow names what it stores after the local file.
+            named = Path(place) / name
+            named.symlink_to(local.absolute())
+            files = get_artifact_repository(_FILES, tracking_uri=self._uri)
+            files.log_artifact(str(named))  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+        return f"{_FILES}/{name}"
+
+    def fetch_file(self, uri: str, local: Path) -> None:
+        """Fetch a kept file to the path `local`, which appears only when it is complete; raises ArtifactNotFound."""
+        folder, _, name = uri.rpartition("/")
+        files = get_artifact_repository(folder, tracking_uri=self._uri)
+        with tempfile.TemporaryDirectory(prefix=".millrace-", dir=local.parent) as place:
+            try:
+                with reaching(self._uri):
+                    fetched = files.download_artifacts(name, dst_path=place)  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+            except TrackingUnavailable as error:
+                # MLflow words every failed download alike.
+                with reaching(self._uri):
+                    is_there = any(one.path == name for one in files.list_artifacts())
+                if is_there:
+                    raise
+                raise ArtifactNotFound(uri) from error
+            Path(fetched).replace(local)

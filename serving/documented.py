@@ -1,0 +1,30 @@
+"""Documented routes: paths that the contracts of models ask for, dispatched as the versions come."""
+
+import logging
+from collections.abc import Mapping
+from typing import Self
+
+from core.contract import Contract, Route
+
+logger = logging.getLogger(__name__)
+
+
+class DocumentedRoutes:
+    """Which model and route answers a path. Where two models ask for one path, the first by name has it."""
+
+    def __init__(self, contracts: Mapping[str, Contract] | None = None) -> None:
+        self._contracts = dict(contracts or {})
+        self._routes: dict[str, tuple[str, Route]] = {}
+        for model, contract in sorted(self._contracts.items()):
+            for route in contract.routes:
+                owner = self._routes.setdefault(route.path, (model, route))[0]
+                if owner != model:
+                    logger.error("%s asks for %s, which %s has already", model, route.path, owner)
+
+    def replace(self, contracts: Mapping[str, Contract]) -> Self:
+        """These routes where the contracts are the same, else new ones."""
+        return self if contracts == self._contracts else type(self)(contracts)
+
+    def find(self, path: str) -> tuple[str, Route] | None:
+        """The model and route of a path."""
+        return self._routes.get(path)

@@ -1,0 +1,386 @@
+"""Follows the registry: what each model's target means is what serves it, within a second or two, without a restart.
+
+Our own transitions and targets are notified by the database; what a person moves in MLflow is seen by one look at the
+registry a second. While the registry, the database or the artifacts are away, what serves keeps serving.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
+
+from core.database import TRANSITIONS_CHANNEL, listening
+from core.errors import (
+    MillraceError,
+    ModelNotFound,
+    ModelVersionNotFound,
+    NoProductionVersion,
+    Unavailable,
+    VersionNotReady,
+)
+from core.settings import Settings
+from serving.documented import DocumentedRoutes
+from serving.journal import Journal
+from serving.loading import LoadedVersion, load_version
+from serving.model_pool import ModelPool
+from serving.outages import Outage
+from serving.registry_client import OpenRegistry, RegistryClient
+from serving.resolution import Resolved, Wanted, load_last_resolved, load_wanted, resolve, store_last_resolved
+from serving.version_cache import VersionCache
+from web.health import HealthCheck
+
+logger = logging.getLogger(__name__)
+
+_RETRY_FAILED_S = 30.0
+_LISTEN_WAIT_S = 0.5
+_STOP_TIMEOUT_S = 10.0
+_KEEPS_SERVING = "What serves keeps serving"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A version that should serve and does not: `reason` names no path. It is tried again after a while."""
+
+    version: int
+    reason: str
+    failed_at: datetime
+    retry_at_s: float
+
+
+class Follower:
+    """One thread that resolves, loads and swaps, and one that listens for notifications."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database_url: str,
+        engine: Engine,
+        *,
+        pool: ModelPool,
+        journal: Journal,
+        open_registry: OpenRegistry,
+    ) -> None:
+        self._settings = settings
+        self._database_url = database_url
+        self._engine = engine
+        self._pool = pool
+        self._journal = journal
+        self._open_registry = open_registry
+        self._folder = settings.versions_folder
+        self._cache = VersionCache(self._folder)
+        self._registry: RegistryClient | None = None
+        self._wanted: Wanted | None = None
+        self._resolved: dict[str, Resolved] = {}
+        self._failures: dict[str, Failure] = {}
+        self._documented = DocumentedRoutes()
+        self._load_lock = threading.Lock()
+        self._has_looked = False
+        self._fault = ""
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._tracking = Outage("the MLflow tracking server", _KEEPS_SERVING)
+        self._database = Outage("the database", _KEEPS_SERVING)
+        self._artifacts = Outage("the store of model versions", _KEEPS_SERVING)
+        self._is_download_waiting = False
+        self._notifications = Outage("the database's notifications", "Transitions are seen by looking each second")
+        self._threads = [
+            threading.Thread(target=self._run, name="follower", daemon=True),
+            threading.Thread(target=self._listen, name="follower-notifications", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._woken.set()
+        for thread in self._threads:
+            thread.join(_STOP_TIMEOUT_S)
+
+    # --- what requests ask ---------------------------------------------------------------------------------------
+
+    @property
+    def documented(self) -> DocumentedRoutes:
+        """Documented routes of the versions that serve, and of declared models that nothing serves yet."""
+        return self._documented
+
+    def load_known_models(self) -> list[str]:
+        """Names of the models that are declared or served, sorted."""
+        declared = self._wanted.targets if self._wanted else {}
+        return sorted({*declared, *self._resolved})
+
+    def get_serving(self, model: str) -> LoadedVersion:
+        """The version that serves the model; raises ModelNotFound, NoProductionVersion, VersionNotReady."""
+        loaded = self._pool.find_serving(model)
+        if loaded is not None:
+            return loaded
+        failure = self._failures.get(model)
+        resolved = self._resolved.get(model)
+        target = resolved.target if resolved else self._get_target(model)
+        if target is None:
+            if not self._has_looked:
+                raise NoProductionVersion(model)
+            raise ModelNotFound(model, self.load_known_models())
+        if failure is not None and resolved is not None and resolved.version == failure.version:
+            raise VersionNotReady(model, failure.version, failure.reason)
+        raise NoProductionVersion(model, target)
+
+    def get_version(self, model: str, version: int) -> LoadedVersion:
+        """Exactly that version, loaded first where it is not; never another one in its place.
+
+        Raises ModelNotFound, ModelVersionNotFound, TrackingUnavailable, VersionNotReady. Takes as long as a download.
+        """
+        loaded = self._pool.find_loaded(model, version)
+        if loaded is not None:
+            return loaded
+        if model not in self.load_known_models():
+            raise ModelNotFound(model, self.load_known_models())
+        with self._load_lock:
+            loaded = self._pool.find_loaded(model, version)
+            if loaded is None:
+                loaded = self._load(model, version)
+                self._pool.keep_asked_for(loaded)
+        return loaded
+
+    def find_resolved(self, model: str) -> Resolved | None:
+        """What the model's target means; None before that is known."""
+        return self._resolved.get(model)
+
+    def find_failure(self, model: str) -> Failure | None:
+        """The version that should serve the model and does not."""
+        return self._failures.get(model)
+
+    def build_checks(self) -> list[HealthCheck]:
+        """Health of following: threads, the first look, what is away, and every model."""
+        checks = [self._check_threads(), *self._check_outages()]
+        for model in self.load_known_models():
+            checks.append(self._check_model(model))
+        return checks
+
+    # --- following -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._restore()
+        while not self._stopping.is_set():
+            self._woken.clear()
+            try:
+                self._look()
+            except Exception:
+                # Whatever it is, what serves keeps serving, and the next look may succeed. It is logged once.
+                if not self._fault:
+                    logger.exception("following the registry failed")
+                self._fault = "the last look at the registry failed, the log says why"
+            else:
+                self._fault = ""
+            self._woken.wait(self._settings.follow_interval_s)
+
+    def _restore(self) -> None:
+        """Serve what served last, from the cache alone."""
+        for model, resolved in load_last_resolved(self._folder).items():
+            if resolved.version is not None and self._cache.find(model, resolved.version):
+                self._follow(model, resolved)
+        self._publish()
+
+    def _look(self) -> None:
+        wanted = self._load_wanted()
+        production = self._load_production()
+        self._is_download_waiting = False
+        if wanted is not None:
+            self._wanted = wanted
+        if self._wanted is not None:
+            for model, resolved in resolve(self._wanted, production).items():
+                self._follow(model, resolved)
+        elif production is not None:
+            # The database has not said yet what the targets are: those known from the last time.
+            for model, last in list(self._resolved.items()):
+                if last.target == "Production":
+                    self._follow(model, replace(last, version=production.get(model)))
+        if not self._is_download_waiting:
+            self._artifacts.end()
+        self._has_looked = self._has_looked or (wanted is not None and production is not None)
+        self._publish()
+
+    def _load_wanted(self) -> Wanted | None:
+        try:
+            wanted = load_wanted(self._engine)
+        except OperationalError as error:
+            self._database.begin(error)
+            return None
+        self._database.end()
+        return wanted
+
+    def _load_production(self) -> dict[str, int] | None:
+        try:
+            if self._registry is None:
+                self._registry = self._open_registry(self._settings)
+            production = self._registry.load_production_versions()
+        except Unavailable as error:
+            self._tracking.begin(error)
+            return None
+        self._tracking.end()
+        return production
+
+    def _follow(self, model: str, resolved: Resolved) -> None:
+        version = resolved.version
+        serving = self._pool.find_serving(model)
+        self._resolved[model] = resolved
+        if version is None:
+            self._failures.pop(model, None)
+            if serving is not None:
+                logger.warning("nothing serves %s: target %s means no version", model, resolved.target)
+                self._pool.clear(model)
+            return
+        if serving is not None and serving.version == version:
+            self._failures.pop(model, None)
+            return
+        failure = self._failures.get(model)
+        if failure is None or failure.version != version or time.monotonic() >= failure.retry_at_s:
+            self._change(model, resolved, version)
+
+    def _change(self, model: str, resolved: Resolved, version: int) -> None:
+        try:
+            with self._load_lock:
+                loaded = self._pool.find_loaded(model, version) or self._load(model, version)
+        except ModelVersionNotFound as error:
+            # A pinned version that does not exist is an error, and never answered by another one.
+            self._fail(model, version, error.sentence)
+            if resolved.target == str(version):
+                self._pool.clear(model)
+        except Unavailable as error:
+            if isinstance(error, VersionNotReady):
+                self._fail(model, version, error.sentence)
+            else:
+                self._is_download_waiting = True
+                self._artifacts.begin(error)
+        except Exception:
+            # One version that breaks the loader in a new way must not keep the other models from being followed.
+            logger.exception("loading version %s of %s failed", version, model)
+            self._fail(model, version, "loading it failed, the log says why")
+        else:
+            self._failures.pop(model, None)
+            self._pool.swap(loaded)
+            logger.info("version %s serves %s, target %s", version, model, resolved.target)
+
+    def _fail(self, model: str, version: int, reason: str) -> None:
+        # Before the registry's client is there, a damaged copy could not be downloaded again.
+        wait_s = 0.0 if self._registry is None else _RETRY_FAILED_S
+        failure = Failure(version, reason, datetime.now(UTC), time.monotonic() + wait_s)
+        self._failures[model] = failure
+        serving = self._pool.find_serving(model)
+        stays = f"version {serving.version} keeps serving" if serving else "nothing serves it"
+        logger.error("version %s of %s cannot serve, %s: %s", version, model, stays, reason)
+
+    def _load(self, model: str, version: int) -> LoadedVersion:
+        """Load from the cache, downloaded where it is not there; raises VersionNotReady where it cannot serve."""
+        cached = self._cache.find(model, version)
+        if cached is not None:
+            try:
+                return self._load_folder(cached, model, version)
+            except MillraceError as error:
+                logger.warning("the cached version %s of %s is damaged: %s", version, model, error)
+        if self._registry is None:
+            raise VersionNotReady(model, version, "the registry has not been reached yet")
+        if cached is not None:
+            self._cache.drop(model, version)
+        try:
+            folder = self._cache.get(model, version, self._registry)
+        except OSError as error:
+            raise VersionNotReady(model, version, f"it cannot be stored: {error.strerror}") from error
+        try:
+            return self._load_folder(folder, model, version)
+        except MillraceError as error:
+            self._cache.drop(model, version)
+            logger.warning("the downloaded version %s of %s was refused: %s", version, model, error)
+            raise VersionNotReady(model, version, _hide_folder(error.sentence, folder)) from error
+
+    def _load_folder(self, folder: Path, model: str, version: int) -> LoadedVersion:
+        loaded = load_version(folder, model, version)
+        self._journal.keep_reference(model, version, loaded.reference)
+        return loaded
+
+    def _publish(self) -> None:
+        """Make documented routes of what serves, and keep what is resolved for the next start."""
+        contracts = dict(self._wanted.contracts) if self._wanted else {}
+        for model in self.load_known_models():
+            loaded = self._pool.find_serving(model)
+            if loaded is not None:
+                contracts[model] = loaded.contract
+        self._documented = self._documented.replace(contracts)
+        served = {model: resolved for model, resolved in self._resolved.items() if self._is_served(model, resolved)}
+        if served and served != load_last_resolved(self._folder):
+            store_last_resolved(self._folder, served)
+
+    def _is_served(self, model: str, resolved: Resolved) -> bool:
+        loaded = self._pool.find_serving(model)
+        return loaded is not None and loaded.version == resolved.version
+
+    def _get_target(self, model: str) -> str | None:
+        return self._wanted.targets.get(model) if self._wanted else None
+
+    # --- notifications -------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with listening(self._database_url, TRANSITIONS_CHANNEL) as connection:
+                    self._notifications.end()
+                    # What was notified while nobody listened is found by a look.
+                    self._woken.set()
+                    self._hear(connection)
+            except psycopg.OperationalError as error:
+                self._notifications.begin(error)
+                self._stopping.wait(self._settings.follow_interval_s)
+
+    def _hear(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        while not self._stopping.is_set():
+            for _ in connection.notifies(timeout=_LISTEN_WAIT_S, stop_after=1):
+                self._woken.set()
+
+    # --- health --------------------------------------------------------------------------------------------------
+
+    def _check_threads(self) -> HealthCheck:
+        ended = [thread.name for thread in self._threads if not thread.is_alive()]
+        if ended:
+            return HealthCheck("following", "failed", f"ended: {', '.join(ended)}")
+        if not self._has_looked and not self._resolved:
+            reason = self._tracking.reason or self._database.reason or "looking at the registry for the first time"
+            return HealthCheck("following", "failed", f"nothing is known yet of what should serve: {reason}")
+        if self._fault:
+            return HealthCheck("following", "degraded", self._fault)
+        return HealthCheck("following", "ok", f"looks every {self._settings.follow_interval_s:g} s")
+
+    def _check_outages(self) -> Sequence[HealthCheck]:
+        reasons = {
+            "tracking": self._tracking.reason,
+            "artifacts": self._artifacts.reason,
+            "database": self._database.reason or self._notifications.reason,
+        }
+        return [
+            HealthCheck(name, "degraded" if reason else "ok", reason or "no failure since it was last asked")
+            for name, reason in reasons.items()
+        ]
+
+    def _check_model(self, model: str) -> HealthCheck:
+        name = f"model {model}"
+        loaded = self._pool.find_serving(model)
+        failure = self._failures.get(model)
+        if failure is not None:
+            stays = f"version {loaded.version} keeps serving" if loaded else "nothing serves it"
+            return HealthCheck(name, "degraded", f"{failure.reason} ({stays})")
+        if loaded is None:
+            return HealthCheck(name, "degraded", "it has no version to serve")
+        return HealthCheck(name, "ok", f"version {loaded.version} serves")
+
+
+def _hide_folder(sentence: str, folder: Path) -> str:
+    for path in {str(folder), str(folder.resolve())}:
+        sentence = sentence.replace(path, "the version")
+    return sentence

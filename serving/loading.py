@@ -1,0 +1,96 @@
+"""Loading a version beside the ones that serve: read, verify, try, warm. Nothing else sees it before that is done."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from core.contract import Contract
+from core.errors import ModelDirectoryRejected
+from core.model_directory import ModelDirectory
+from core.reference import Reference
+from serving.answers import find_unknown_fields
+from serving.runtimes import Runtime, load_runtime
+
+_WARMING_CALLS = 5
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version that can answer. `row_ms` is how long the model took for one row while it was warmed."""
+
+    model: str
+    version: int
+    contract: Contract
+    reference: Reference | None
+    runtime: Runtime
+    loaded_at: datetime
+    row_ms: float
+
+
+def load_version(folder: Path, model: str, version: int) -> LoadedVersion:
+    """Load the version in `folder`: checksums, contract, reference, model, and an answer that is finite.
+
+    Raises ModelDirectoryRejected, ReferenceRejected.
+    """
+    directory = ModelDirectory.open(folder)
+    try:
+        contract = Contract.model_validate_json(orjson.dumps(directory.contract))
+    except ValidationError as error:
+        raise ModelDirectoryRejected(str(folder), f"contract.json is not a contract: {error}") from error
+    _check_contract(folder, contract, model)
+    reference = _load_reference(folder, directory, contract)
+    runtime = load_runtime(directory)
+    if runtime.input_shape != contract.input_shape:
+        reason = f"the model takes {runtime.input_shape} where its contract says {contract.input_shape}"
+        raise ModelDirectoryRejected(str(folder), reason)
+    row_ms = _warm(folder, runtime, contract)
+    return LoadedVersion(model, version, contract, reference, runtime, datetime.now(UTC), row_ms)
+
+
+def build_trial_row(contract: Contract) -> NDArray[np.float32]:
+    """One row `(1, *input_shape)` that the contract allows: every column at 1, or at its bound nearest to that."""
+    row = [
+        min(max(1.0, -np.inf if c.minimum is None else c.minimum), np.inf if c.maximum is None else c.maximum)
+        for c in (contract.column(name) for name in contract.features)
+    ]
+    return np.broadcast_to(np.asarray(row, dtype=np.float32), (1, *contract.input_shape)).copy()
+
+
+def _check_contract(folder: Path, contract: Contract, model: str) -> None:
+    if contract.model != model:
+        raise ModelDirectoryRejected(str(folder), f"its contract is of model {contract.model!r}, not of {model!r}")
+    for route in contract.routes:
+        unknown = find_unknown_fields(route)
+        if unknown:
+            raise ModelDirectoryRejected(str(folder), f"route {route.path} asks for {unknown}, which no answer has")
+
+
+def _load_reference(folder: Path, directory: ModelDirectory, contract: Contract) -> Reference | None:
+    if not contract.monitored:
+        return None
+    reference = Reference.from_json(orjson.dumps(directory.reference))
+    monitored = tuple(feature.name for feature in contract.monitored)
+    if reference.names != monitored:
+        reason = f"reference.json has features {reference.names} where the contract monitors {monitored}"
+        raise ModelDirectoryRejected(str(folder), reason)
+    return reference
+
+
+def _warm(folder: Path, runtime: Runtime, contract: Contract) -> float:
+    row = build_trial_row(contract)
+    times_ms = []
+    for _ in range(_WARMING_CALLS):
+        started_at = time.perf_counter()
+        outputs = runtime.predict(row)
+        times_ms.append((time.perf_counter() - started_at) * 1000)
+        if outputs.ndim != 2 or len(outputs) != 1:
+            raise ModelDirectoryRejected(str(folder), f"it answers one row with an array of shape {outputs.shape}")
+        if not np.isfinite(outputs).all():
+            raise ModelDirectoryRejected(str(folder), "it answers a row that its contract allows with NaN or infinity")
+    return min(times_ms)

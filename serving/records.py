@@ -1,0 +1,137 @@
+"""Records of the prediction journal as bytes: one a request, whatever its number of rows.
+
+A record is an eight-byte header (length and CRC-32 of what follows), the length of the description, the description
+as JSON, the ids of the rows (16 bytes each), and the arrays inputs (float32), monitored (float64), outputs (float32),
+row after row. A torn tail is recognised by its length, damage by its checksum.
+"""
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+_HEADER = struct.Struct(">II")
+_DESCRIPTION_LENGTH = struct.Struct(">I")
+_ID_BYTES = 16
+_MAX_RECORD_BYTES = 2**30
+_MAX_REASON_CHARS = 2_000
+
+
+def _no_rows(dtype: type[np.floating]) -> NDArray[np.floating]:
+    return np.empty((1, 0), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request: answered, or refused for `reason`.
+
+    `inputs` is `(rows, steps * features)`, `monitored` `(rows, monitored)`, `outputs` `(rows, outputs)`; a refusal is
+    one row without values. `at_us` is microseconds since 1970, UTC.
+    """
+
+    at_us: int
+    model: str
+    version: int
+    request_id: str
+    ids: list[UUID]
+    inputs: NDArray[np.floating] = field(default_factory=lambda: _no_rows(np.float32))
+    monitored: NDArray[np.floating] = field(default_factory=lambda: _no_rows(np.float64))
+    outputs: NDArray[np.floating] = field(default_factory=lambda: _no_rows(np.float32))
+    reason: str | None = None
+
+
+class RecordDamaged(Exception):
+    """The bytes at `offset` are not a record, and are not the beginning of one either."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"no record at byte {offset}")
+        self.offset = offset
+
+
+def now_us() -> int:
+    """Now, in microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def build_ids(rows: int) -> list[UUID]:
+    """Random ids (version 4) for that many rows, from one read of the system's random numbers."""
+    drawn = os.urandom(_ID_BYTES * rows)
+    return [UUID(bytes=drawn[start : start + _ID_BYTES], version=4) for start in range(0, len(drawn), _ID_BYTES)]
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The record of an entry."""
+    description = orjson.dumps(
+        {
+            "at_us": entry.at_us,
+            "model": entry.model,
+            "version": entry.version,
+            "request_id": entry.request_id,
+            "rows": len(entry.ids),
+            "inputs": entry.inputs.shape[1],
+            "monitored": entry.monitored.shape[1],
+            "outputs": entry.outputs.shape[1],
+            "reason": None if entry.reason is None else entry.reason[:_MAX_REASON_CHARS],
+        }
+    )
+    payload = b"".join(
+        (
+            _DESCRIPTION_LENGTH.pack(len(description)),
+            description,
+            *[row_id.bytes for row_id in entry.ids],
+            entry.inputs.astype("<f4", copy=False).tobytes(),
+            entry.monitored.astype("<f8", copy=False).tobytes(),
+            entry.outputs.astype("<f4", copy=False).tobytes(),
+        )
+    )
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def read_entries(content: bytes) -> Iterator[tuple[Entry, int]]:
+    """Every whole record in `content`, with the offset of the byte after it.
+
+    Ends before a record of which only the beginning is there; raises RecordDamaged where the bytes are no record.
+    """
+    offset = 0
+    while offset + _HEADER.size <= len(content):
+        length, checksum = _HEADER.unpack_from(content, offset)
+        if length > _MAX_RECORD_BYTES or length < _DESCRIPTION_LENGTH.size:
+            raise RecordDamaged(offset)
+        start = offset + _HEADER.size
+        if start + length > len(content):
+            return
+        payload = content[start : start + length]
+        if zlib.crc32(payload) != checksum:
+            raise RecordDamaged(offset)
+        offset = start + length
+        yield _decode_payload(payload), offset
+
+
+def _decode_payload(payload: bytes) -> Entry:
+    (length,) = _DESCRIPTION_LENGTH.unpack_from(payload)
+    at = _DESCRIPTION_LENGTH.size + length
+    described = orjson.loads(payload[_DESCRIPTION_LENGTH.size : at])
+    rows: int = described["rows"]
+    ids = [UUID(bytes=payload[at + i * _ID_BYTES : at + (i + 1) * _ID_BYTES]) for i in range(rows)]
+    at += rows * _ID_BYTES
+    arrays = {}
+    for name, dtype in (("inputs", "<f4"), ("monitored", "<f8"), ("outputs", "<f4")):
+        width: int = described[name]
+        arrays[name] = np.frombuffer(payload, dtype, rows * width, at).reshape(rows, width)
+        at += arrays[name].nbytes
+    return Entry(
+        at_us=described["at_us"],
+        model=described["model"],
+        version=described["version"],
+        request_id=described["request_id"],
+        ids=ids,
+        reason=described["reason"],
+        **arrays,
+    )

@@ -1,0 +1,270 @@
+"""Shipping of the journal to the database: every record once, counted once.
+
+One transaction inserts a batch of predictions, skipping those that are there already, and adds exactly the inserted
+ones to the hourly counts. Only then is the journal's offset moved. A crash in between offers the batch again, and
+nothing of it is inserted or counted a second time.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import OperationalError
+
+from core.database import create_partitions
+from core.reference import count_bins
+from core.tables import feature_counts, request_counts
+from serving.copy_format import COLUMNS, encode_copy
+from serving.journal import (
+    Journal,
+    Segment,
+    adopting,
+    find_reference,
+    load_left_segments,
+    load_offset,
+    remove_left_folder,
+    remove_segment,
+    set_aside,
+    store_offset,
+)
+from serving.outages import Outage
+from serving.records import Entry, RecordDamaged, read_entries
+from web.health import HealthCheck
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S = 0.5
+_LONGEST_WAIT_S = 5.0
+_BATCH_BYTES = 4 * 2**20
+_STOP_TIMEOUT_S = 10.0
+_HOUR_US = 3600 * 10**6
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_COLUMN_LIST = ", ".join(COLUMNS)
+
+
+class Shipper:
+    """Ships in a thread of its own, from this process's journal and from those that dead processes left.
+
+    The engine must be this thread's own: its one connection keeps a temporary table.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, root: Path) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._root = root
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
+        self._outage = Outage("the database", "The journal keeps what is served until it is back")
+        self._fault = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after one last attempt to ship everything."""
+        self._stopping.set()
+        self._thread.join(_STOP_TIMEOUT_S)
+
+    def build_checks(self) -> list[HealthCheck]:
+        """The journal's health."""
+        used = f"{self._journal.used_bytes} of {self._journal.max_bytes} bytes"
+        if not self._thread.is_alive():
+            return [HealthCheck("journal", "failed", "the thread that ships the journal has ended")]
+        if self._journal.used_bytes >= self._journal.max_bytes:
+            return [HealthCheck("journal", "failed", f"full, {used}")]
+        reason = self._outage.reason
+        if reason or self._fault:
+            waiting = f"the database is away: {reason}" if reason else self._fault
+            return [HealthCheck("journal", "degraded", f"{used}, waiting: {waiting}")]
+        return [HealthCheck("journal", "ok", used)]
+
+    def ship_once(self) -> int:
+        """Ship all that is in the journal now; returns the number of rows that were new to the database.
+
+        Raises the OperationalError of SQLAlchemy or psycopg where the database is away.
+        """
+        rows = 0
+        for segment in self._journal.load_segments():
+            rows += self._ship_segment(segment)
+            if segment.is_closed:
+                self._journal.release(segment)
+        with adopting(self._root, self._journal.folder) as folders:
+            for folder in folders:
+                for segment in load_left_segments(folder):
+                    rows += self._ship_segment(segment)
+                    remove_segment(segment.path)
+                remove_left_folder(folder)
+        self._journal.measure_others()
+        return rows
+
+    def _run(self) -> None:
+        wait_s = _INTERVAL_S
+        while not self._stopping.wait(wait_s):
+            wait_s = _INTERVAL_S if self._attempt() else min(wait_s * 2, _LONGEST_WAIT_S)
+        self._attempt()
+        self._engine.dispose()
+
+    def _attempt(self) -> bool:
+        try:
+            self.ship_once()
+        except (OperationalError, psycopg.OperationalError) as error:
+            self._outage.begin(error)
+            return False
+        except Exception:
+            # Whatever it is, requests go on being recorded, and the next attempt starts from the same offset.
+            if not self._fault:
+                logger.exception("shipping the journal failed")
+            self._fault = "the last attempt failed, the log says why"
+            return False
+        self._outage.end()
+        self._fault = ""
+        return True
+
+    def _ship_segment(self, segment: Segment) -> int:
+        offset = load_offset(segment.path)
+        rows = 0
+        while offset < segment.readable_bytes:
+            entries, shipped_to = _load_batch(segment, offset)
+            if shipped_to == offset:
+                logger.info("%s ends in a record that was never finished, nor answered", segment.path.name)
+                break
+            if entries:
+                with self._engine.begin() as connection:
+                    rows += store_entries(connection, entries, segment.path.parent)
+            store_offset(segment.path, shipped_to)
+            offset = shipped_to
+        return rows
+
+
+def _load_batch(segment: Segment, offset: int) -> tuple[list[Entry], int]:
+    """Whole records from `offset` on, some megabytes of them, and the offset after the last.
+
+    The offset is the given one where only the beginning of a record is left; where the rest is damaged, there are no
+    records and the offset is the end.
+    """
+    size = _BATCH_BYTES
+    while True:
+        with segment.path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(min(size, segment.readable_bytes - offset))
+        entries: list[Entry] = []
+        end = 0
+        try:
+            for entry, end in read_entries(content):  # noqa: B007  the last value is used below
+                entries.append(entry)
+        except RecordDamaged as damage:
+            if not entries:
+                place = offset + damage.offset
+                logger.exception("%s is damaged at byte %d, a copy is set aside", segment.path, place)
+                set_aside(segment.path)
+                return [], segment.readable_bytes
+        if entries or offset + len(content) >= segment.readable_bytes:
+            return entries, offset + end
+        # One record that is longer than a batch.
+        size *= 4
+
+
+def store_entries(connection: Connection, entries: Sequence[Entry], folder: Path) -> int:
+    """Insert what is new of `entries` and count it, in the transaction of `connection`; returns the new rows.
+
+    Reference profiles are those kept in `folder`.
+    """
+    first_us, last_us = min(entry.at_us for entry in entries), max(entry.at_us for entry in entries)
+    create_partitions(connection, "predictions", _to_time(first_us), _to_time(last_us), "month")
+    inserted = _insert_new(connection, entries)
+    requests: Counter[tuple[str, int, int, bool]] = Counter()
+    values: dict[tuple[str, int, int], list[NDArray[np.floating]]] = {}
+    for entry in entries:
+        new = [position for position, row_id in enumerate(entry.ids) if row_id in inserted]
+        if new:
+            hour = entry.at_us // _HOUR_US
+            requests[entry.model, entry.version, hour, entry.reason is not None] += len(new)
+            if entry.reason is None:
+                is_whole = len(new) == len(entry.ids)
+                kept = entry.monitored if is_whole else entry.monitored[new]
+                values.setdefault((entry.model, entry.version, hour), []).append(kept)
+    _add_request_counts(connection, requests)
+    _add_feature_counts(connection, values, folder)
+    return len(inserted)
+
+
+def _insert_new(connection: Connection, entries: Sequence[Entry]) -> set[UUID]:
+    raw = connection.connection.driver_connection
+    if not isinstance(raw, psycopg.Connection):
+        raise TypeError(f"a psycopg connection is needed, not {type(raw).__name__}")
+    with raw.cursor() as cursor:
+        # Kept for the session: a new one each time would swell the database's own catalogue.
+        cursor.execute(
+            "CREATE TEMPORARY TABLE IF NOT EXISTS shipped (LIKE predictions) ON COMMIT DELETE ROWS",
+        )
+        with cursor.copy(f"COPY shipped ({_COLUMN_LIST}) FROM STDIN (FORMAT BINARY)") as copy:
+            for piece in encode_copy(entries):
+                copy.write(piece)
+        cursor.execute(
+            f"INSERT INTO predictions ({_COLUMN_LIST}) SELECT {_COLUMN_LIST} FROM shipped"  # noqa: S608  both are ours
+            " ON CONFLICT DO NOTHING RETURNING id"
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _add_request_counts(connection: Connection, requests: Counter[tuple[str, int, int, bool]]) -> None:
+    # Sorted, so that two shippers lock the rows in the same order.
+    rows = [
+        {"model": model, "version": version, "hour": _to_time(hour * _HOUR_US), "predictions": 0, "refusals": 0}
+        | {"refusals" if is_refusal else "predictions": count}
+        for (model, version, hour, is_refusal), count in sorted(requests.items())
+    ]
+    statement = insert(request_counts)
+    statement = statement.on_conflict_do_update(
+        constraint=request_counts.primary_key,
+        set_={
+            "predictions": request_counts.c.predictions + statement.excluded.predictions,
+            "refusals": request_counts.c.refusals + statement.excluded.refusals,
+        },
+    )
+    for row in rows:
+        connection.execute(statement, row)
+
+
+def _add_feature_counts(
+    connection: Connection, values: dict[tuple[str, int, int], list[NDArray[np.floating]]], folder: Path
+) -> None:
+    rows = []
+    for (model, version, hour), pieces in sorted(values.items(), key=lambda item: item[0]):
+        reference = find_reference(folder, model, version)
+        if reference is None:
+            continue
+        counts = count_bins(reference, np.concatenate(pieces))
+        for name, of_feature in sorted(zip(reference.names, counts, strict=True)):
+            rows += [
+                {
+                    "model": model,
+                    "version": version,
+                    "hour": _to_time(hour * _HOUR_US),
+                    "feature": name,
+                    "bin": int(bin_number),
+                    "count": int(of_feature[bin_number]),
+                }
+                for bin_number in np.flatnonzero(of_feature)
+            ]
+    statement = insert(feature_counts)
+    statement = statement.on_conflict_do_update(
+        constraint=feature_counts.primary_key,
+        set_={"count": feature_counts.c.count + statement.excluded.count},
+    )
+    if rows:
+        connection.execute(statement, rows)
+
+
+def _to_time(at_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=at_us)

@@ -1,0 +1,31 @@
+"""What the database holds of what was served."""
+
+from collections import Counter
+
+from sqlalchemy import Engine, func, select
+
+from core.tables import feature_counts, predictions, request_counts
+
+
+def load_ids(engine: Engine) -> list[str]:
+    """Ids of all answered predictions."""
+    with engine.connect() as connection:
+        return [str(row) for row in connection.scalars(select(predictions.c.id).where(~predictions.c.is_refusal))]
+
+
+def load_request_counts(engine: Engine) -> tuple[int, int]:
+    """Counted predictions and refusals."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            select(func.sum(request_counts.c.predictions), func.sum(request_counts.c.refusals))
+        ).one()
+    return int(row[0] or 0), int(row[1] or 0)
+
+
+def load_feature_counts(engine: Engine) -> Counter[int]:
+    """Counts by bin of all versions and hours."""
+    counted: Counter[int] = Counter()
+    with engine.connect() as connection:
+        for row in connection.execute(select(feature_counts.c.bin, feature_counts.c.count)):
+            counted[row[0]] += row[1]
+    return counted

@@ -1,0 +1,171 @@
+"""From the journal to the database: every row once, counted once."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+
+from core.database import create_database_engine
+from serving.journal import Journal, load_offset
+from serving.records import Entry, build_ids, encode_entry, now_us
+from serving.shipping import Shipper, store_entries
+from tests.serving.onnx_models import build_test_reference
+from tests.serving.reading import load_feature_counts, load_ids, load_request_counts
+
+REFERENCE = build_test_reference()
+DAY_US = 24 * 3600 * 10**6
+
+
+def build_entry(monitored: list[float], at_us: int | None = None) -> Entry:
+    rows = len(monitored)
+    return Entry(
+        at_us=at_us or now_us(),
+        model="prices",
+        version=1,
+        request_id="r",
+        ids=build_ids(rows),
+        inputs=np.ones((rows, 4), dtype=np.float32),
+        monitored=np.array(monitored).reshape(rows, 1),
+        outputs=np.ones((rows, 1), dtype=np.float32),
+    )
+
+
+def build_refusal() -> Entry:
+    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="no")
+
+
+def count_bins(values: list[float]) -> Counter[int]:
+    """The oracle: edges belong to the bin below them."""
+    edges = REFERENCE.features[0].edges
+    return Counter(int(np.sum(np.array(edges) < np.float32(value))) for value in values)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal", 2**20)
+    journal.keep_reference("prices", 1, REFERENCE)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def shipper(journal: Journal, own_database_url: str) -> Iterator[Shipper]:
+    own_engine = create_database_engine(own_database_url, pool_size=1)
+    yield Shipper(own_engine, journal, journal.folder.parent)
+    own_engine.dispose()
+
+
+def test_rows_and_counts_agree_with_what_was_journalled(journal: Journal, shipper: Shipper, own_engine: Engine) -> None:
+    values = np.random.default_rng(5).normal(0, 0.03, 300).tolist()
+    entries = [build_entry(values[:200]), *(build_entry([value]) for value in values[200:])]
+    for entry in entries:
+        journal.append(entry)
+    journal.append(build_refusal())
+    assert shipper.ship_once() == 301
+    assert sorted(load_ids(own_engine)) == sorted(str(row_id) for entry in entries for row_id in entry.ids)
+    assert load_request_counts(own_engine) == (300, 1)
+    assert load_feature_counts(own_engine) == count_bins(values)
+    assert shipper.ship_once() == 0
+
+
+def test_batch_offered_again_after_a_crash_is_counted_once(
+    journal: Journal, shipper: Shipper, own_engine: Engine
+) -> None:
+    journal.append(build_entry([0.01, 0.02]))
+    assert shipper.ship_once() == 2
+    (segment,) = journal.load_segments()
+    # The crash: the transaction was committed, the offset was not yet moved. Then more was recorded.
+    segment.path.with_suffix(".shipped").unlink()
+    journal.append(build_entry([0.03]))
+    assert shipper.ship_once() == 1
+    assert len(load_ids(own_engine)) == 3
+    assert load_request_counts(own_engine) == (3, 0)
+    assert load_feature_counts(own_engine) == count_bins([0.01, 0.02, 0.03])
+
+
+def test_crash_within_the_transaction_leaves_nothing_of_it(journal: Journal, own_engine: Engine) -> None:
+    entry = build_entry([0.01])
+    with own_engine.connect() as connection:
+        assert store_entries(connection, [entry], journal.folder) == 1
+        connection.rollback()
+    assert load_ids(own_engine) == []
+    with own_engine.begin() as connection:
+        assert store_entries(connection, [entry], journal.folder) == 1
+    assert load_request_counts(own_engine) == (1, 0)
+
+
+def test_two_shippers_of_the_same_entries_count_them_once(journal: Journal, own_engine: Engine) -> None:
+    entries = [build_entry([0.001 * i]) for i in range(200)]
+    new: list[int] = []
+
+    def ship() -> None:
+        for start in range(0, 200, 20):
+            with own_engine.begin() as connection:
+                new.append(store_entries(connection, entries[start : start + 20], journal.folder))
+
+    threads = [threading.Thread(target=ship) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(new) == 200
+    assert load_request_counts(own_engine) == (200, 0)
+    assert load_feature_counts(own_engine).total() == 200
+
+
+def test_entries_of_several_months_find_their_partitions(
+    journal: Journal, shipper: Shipper, own_engine: Engine
+) -> None:
+    for days in (0, 40, 400):
+        journal.append(build_entry([0.0], now_us() - days * DAY_US))
+    assert shipper.ship_once() == 3
+    assert len(load_ids(own_engine)) == 3
+
+
+def test_what_a_dead_process_left_is_shipped_with_its_torn_tail_dropped(
+    journal: Journal, shipper: Shipper, own_engine: Engine
+) -> None:
+    dead = Journal(journal.folder.parent, 2**20)
+    dead.keep_reference("prices", 1, REFERENCE)
+    dead.append(build_entry([0.01]))
+    (segment,) = dead.load_segments()
+    with segment.path.open("ab") as file:
+        file.write(encode_entry(build_entry([0.02]))[:-3])
+    dead.close()
+    assert shipper.ship_once() == 1
+    assert load_feature_counts(own_engine) == count_bins([0.01])
+    assert not dead.folder.exists()
+
+
+def test_damaged_rest_of_a_segment_is_set_aside(journal: Journal, shipper: Shipper, own_engine: Engine) -> None:
+    for value in (0.01, 0.02, 0.03):
+        journal.append(build_entry([value]))
+    (segment,) = journal.load_segments()
+    content = bytearray(segment.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.path.write_bytes(bytes(content))
+    assert shipper.ship_once() == 1
+    assert load_offset(segment.path) == len(content)
+    assert segment.path.with_name(segment.path.name + ".damaged").read_bytes() == bytes(content)
+    assert shipper.ship_once() == 0
+    assert len(load_ids(own_engine)) == 1
+
+
+def test_segments_are_removed_when_they_are_shipped(tmp_path: Path, own_database_url: str, own_engine: Engine) -> None:
+    small = Journal(tmp_path / "small", 8_000)
+    own_engine = create_database_engine(own_database_url, pool_size=1)
+    shipper = Shipper(own_engine, small, tmp_path / "small")
+    for _ in range(20):
+        for _ in range(10):
+            small.append(build_entry([0.0]))
+        shipper.ship_once()
+    assert len(load_ids(own_engine)) == 200
+    assert len(small.load_segments()) == 1
+    assert small.used_bytes < 8_000
+    own_engine.dispose()
+    small.close()
+    assert not small.folder.exists()

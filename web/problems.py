@@ -1,0 +1,190 @@
+"""HTTP problem details (RFC 9457): the one place where errors become status codes and documents.
+
+Members of a document: `type` (relative to the api's address), `title`, `status`, `detail` (the error's own sentence),
+`instance` (the request), `request_id`, and the error's facts.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from core.errors import (
+    AnswerNotFinite,
+    Conflict,
+    Fault,
+    InvalidInput,
+    MillraceError,
+    NotFound,
+    Unavailable,
+    show_faults,
+    show_value,
+)
+from web.bodies import BodyTooLarge, MalformedBody, WrongMediaType
+from web.request_ids import HEADER, assign_request_id, get_answer_headers, get_request_id
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+
+# The first class that fits decides; what fits none is an internal error, whose sentence may name paths.
+_STATUSES: Sequence[tuple[type[MillraceError], int]] = (
+    (MalformedBody, 400),
+    (BodyTooLarge, 413),
+    (WrongMediaType, 415),
+    (InvalidInput, 422),
+    (NotFound, 404),
+    (Conflict, 409),
+    (Unavailable, 503),
+    (AnswerNotFinite, 500),
+)
+_CLIENT_CLOSED_REQUEST = 499
+
+
+class InvalidFields(InvalidInput):
+    """Fields of a request to a typed route are missing or wrong."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(f"The request is not what this route takes: {show_faults(self.faults)}.")
+
+    def facts(self) -> dict[str, object]:
+        return {"errors": [{"where": f.where, "value": f.value, "rule": f.rule} for f in self.faults]}
+
+
+def install_problem_details(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem document and every request with its X-Request-ID."""
+    app.add_exception_handler(MillraceError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_fields)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_middleware(RequestDoor)
+
+
+def build_problem(error: MillraceError, request_id: str) -> Response:
+    """The problem document of an error that Millrace words itself."""
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), None)
+    if status is None:
+        return build_internal_problem(request_id)
+    headers = {}
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status == 413:
+        # The rest of the body is not read, so nothing after it on this connection can be.
+        headers["Connection"] = "close"
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+    return _respond(status, name, error.sentence, request_id, headers=headers, error=error)
+
+
+def build_internal_problem(request_id: str) -> Response:
+    """The document of an error that is ours: it says nothing about the inside."""
+    sentence = f"The request could not be completed. The log of the process says why, under request id {request_id}."
+    return _respond(500, "internal-error", sentence, request_id)
+
+
+class RequestDoor:
+    """Gives each request its id, puts it on the answer, and turns what nothing else handled into a problem document."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = assign_request_id(scope)
+        header = (HEADER, request_id.encode())
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                message["headers"] = [*message.get("headers", ()), header, *get_answer_headers(scope)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            logger.info("the client of request %s went away before its body was read", request_id)
+            if not has_started:
+                await send_with_id({"type": "http.response.start", "status": _CLIENT_CLOSED_REQUEST, "headers": []})
+                await send_with_id({"type": "http.response.body", "body": b""})
+        except Exception:
+            if has_started:
+                raise
+            logger.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            await build_internal_problem(request_id)(scope, receive, send_with_id)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, MillraceError):
+        raise error
+    request_id = get_request_id(request.scope)
+    response = build_problem(error, request_id)
+    if response.status_code == 500:
+        logger.error("request %s failed: %s", request_id, error.sentence, exc_info=error)
+    return response
+
+
+async def _answer_invalid_fields(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first, *_ = faults = [_word_fault(fault) for fault in error.errors()]
+    if first.rule.startswith("JSON decode error"):
+        return build_problem(MalformedBody(first.rule), get_request_id(request.scope))
+    return build_problem(InvalidFields(faults), get_request_id(request.scope))
+
+
+def _word_fault(fault: Mapping[str, object]) -> Fault:
+    place = fault.get("loc", ())
+    parts = [str(part) for part in place] if isinstance(place, list | tuple) else [str(place)]
+    # The first part says where the field came from (body, path, query); a name alone is clearer, where there is one.
+    where = ".".join(parts[1:]) or ".".join(parts)
+    value = "nothing" if fault.get("type") == "missing" else show_value(fault.get("input"))
+    rule = str(fault.get("msg", "it is not allowed"))
+    if fault.get("type") == "json_invalid":
+        rule = "JSON decode error"
+    return Fault(where, value, rule)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    status = error.status_code
+    request_id = get_request_id(request.scope)
+    method, path = request.method, request.url.path
+    sentences = {
+        404: f"There is nothing at {show_value(path, 200)}.",
+        405: f"{method} is not allowed at {show_value(path, 200)}.",
+    }
+    name = {404: "not-found", 405: "method-not-allowed"}.get(status, "request-refused")
+    return _respond(status, name, sentences.get(status, str(error.detail)), request_id, headers=error.headers)
+
+
+def _respond(
+    status: int,
+    name: str,
+    detail: str,
+    request_id: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    error: MillraceError | None = None,
+) -> Response:
+    document = {
+        **(error.facts() if error else {}),
+        "type": f"/problems/{name}",
+        "title": name.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "instance": f"urn:millrace:request:{request_id}",
+        "request_id": request_id,
+    }
+    return Response(orjson.dumps(document), status, dict(headers or {}), PROBLEM_TYPE)
