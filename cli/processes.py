@@ -13,7 +13,7 @@ from core.local_platform import open_database
 from core.logs import configure_logs
 from core.settings import Settings, load_settings
 from core.supervision import build_guarded_command
-from core.tracking import build_server_command, find_tracking_store_url, is_tracking_ready
+from core.tracking_server import build_server_command, find_tracking_store_url, is_tracking_ready
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -14,7 +14,7 @@ from core.errors import TrackingUnavailable
 from core.job_queue import count_live_workers
 from core.settings import Settings
 from core.targets import load_targets
-from core.tracking import is_tracking_ready
+from core.tracking_server import is_tracking_ready
 from core.trainings import Training, load_trainings
 
 _LOOK_TIMEOUT_S = 2.0

@@ -10,7 +10,7 @@ from core.database import migrate_database
 from core.errors import TrackingUnavailable
 from core.settings import Settings
 from core.supervision import ProcessSpec, Supervisor
-from core.tracking import build_server_command, is_tracking_ready
+from core.tracking_server import build_server_command, is_tracking_ready
 
 logger = logging.getLogger(__name__)
 

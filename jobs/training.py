@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import jobs
 from core.connections import Connections
 from core.errors import InvalidInput, MillraceError, SettingsRejected, StepFailed, Unavailable, WorkloadNotFound
-from core.tracking import is_tracking_ready
+from core.tracking_server import is_tracking_ready
 from core.trainings import (
     Training,
     fail_training,

@@ -21,7 +21,8 @@ from core.database import build_libpq_url, create_database_engine, migrate_datab
 from core.embedded_database import running_database
 from core.registry import Registry
 from core.settings import Settings, load_settings
-from core.tracking import Tracking, build_server_command, wait_for_tracking
+from core.tracking import Tracking
+from core.tracking_server import build_server_command, wait_for_tracking
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

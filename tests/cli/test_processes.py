@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.embedded_database import EmbeddedDatabase
-from core.tracking import wait_for_tracking
+from core.tracking_server import wait_for_tracking
 from tests.conftest import REPOSITORY, SERVER_START_S, find_free_port
 
 _END_S = 30.0

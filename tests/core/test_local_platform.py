@@ -8,7 +8,7 @@ import pytest
 from core.errors import TrackingUnavailable
 from core.local_platform import open_database, open_platform
 from core.settings import Settings, load_settings
-from core.tracking import is_tracking_ready
+from core.tracking_server import is_tracking_ready
 from tests.conftest import find_free_port
 
 

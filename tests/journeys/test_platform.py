@@ -15,7 +15,7 @@ import httpx
 import pytest
 from botocore.client import BaseClient
 
-from core.tracking import is_tracking_ready
+from core.tracking_server import is_tracking_ready
 from tests.conftest import REPOSITORY, find_free_port
 from tests.journeys import mlflow_answers
 from tests.journeys.conftest import BUCKET

@@ -12,7 +12,7 @@ import time
 import httpx
 import psycopg
 
-from core.tracking import is_tracking_ready
+from core.tracking_server import is_tracking_ready
 from tests.journeys.hammering import hammering
 from tests.journeys.running import MODEL, Platform, find_processes, wait_for
 
