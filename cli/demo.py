@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cli.output import console
 from core.errors import DemoStepFailed
+from core.home import make_home
 from ingestion.reading import read_columns
 from jobs.training import PROJECT_FOLDER
 from workloads.catalogue import get_workload
@@ -249,7 +250,7 @@ class _Demo:
 @contextmanager
 def _private_folder(wanted: Path | None) -> Iterator[Path]:
     if wanted is not None:
-        wanted.mkdir(parents=True, exist_ok=True)
+        make_home(wanted)
         yield wanted.absolute()
         return
     place = Path(tempfile.mkdtemp(prefix="millrace-demo-"))

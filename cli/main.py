@@ -1,5 +1,6 @@
 """`millrace`: the command line."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -47,6 +48,8 @@ def build_app(command: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run a command; an error of ours is its sentence on standard error and an exit code by its category."""
+    # What it and its children write (logs, snapshots, keys) is its owner's alone.
+    os.umask(0o077)
     try:
         build_app(next(iter(sys.argv[1:]), None))()
     except MillraceError as error:

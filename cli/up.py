@@ -19,6 +19,7 @@ from cli.status import answers, load_status, print_status
 from core.connections import Connections, open_connections
 from core.embedded_database import EmbeddedDatabase
 from core.errors import PlatformAlreadyRunning, PortTaken, Unavailable
+from core.home import make_home
 from core.job_queue import count_live_workers
 from core.local_platform import build_tracking_process, open_database
 from core.logs import configure_logs
@@ -45,7 +46,7 @@ def up() -> None:
     """
     settings = load_settings()
     configure_logs(settings.model_copy(update={"log_format": "text", "log_level": "WARNING"}), "up")
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     _listen_to_interrupts()
     with _only_one(settings.home):
         _check_ports(settings)

@@ -63,17 +63,13 @@ def history(
         return
     print_table(
         f"History of {model}",
-        ["at (UTC)", "version", "from", "to", "before", "cause", "actor", "state", "reason"],
+        ["at (UTC)", "version", "move", "by", "why"],
         [
             [
                 transition.finished_at or transition.intended_at,
                 transition.version,
-                transition.from_stage,
-                transition.to_stage,
-                transition.previous_version,
-                transition.cause,
-                transition.actor,
-                transition.state,
+                _show_move(transition),
+                f"{transition.actor} ({transition.cause})",
                 transition.reason,
             ]
             for transition in transitions
@@ -103,6 +99,13 @@ def target(
         print_json({"model": model, "target": present})
     else:
         console.print(f"{model} serves {present}")
+
+
+def _show_move(transition: Transition) -> str:
+    move = f"{transition.from_stage} -> {transition.to_stage}"
+    if transition.previous_version is not None:
+        move += f", for {transition.previous_version}"
+    return move if transition.state == "finished" else f"{move} ({transition.state})"
 
 
 def _print_transition(transition: Transition, *, as_json: bool) -> None:

@@ -29,6 +29,7 @@ import psutil
 from psycopg import pq
 
 from core.errors import EmbeddedDatabaseFailed
+from core.home import make_home
 from core.log_files import load_last_lines, open_log
 from core.server_account import ServerAccount, get_server_account
 
@@ -101,7 +102,8 @@ class EmbeddedCluster:
 
     def prepare(self) -> None:
         """Make whatever is missing: folder, password, cluster, socket folder. An interrupted `initdb` is done anew."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_home(self.home)
+        self.folder.mkdir(exist_ok=True)
         account = get_server_account(self.data, self.log_path)
         self.folder.chmod(0o700 if account.is_own else 0o755)
         for path in (self.folder, find_binary("postgres", self.log_path)):

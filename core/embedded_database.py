@@ -14,6 +14,7 @@ from sqlalchemy import URL
 
 from core.embedded_cluster import PORT, START_TIMEOUT_S, SUPERUSER, Answer, EmbeddedCluster
 from core.errors import EmbeddedDatabaseFailed
+from core.home import make_home
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def running_database(home: Path, progress: Callable[[str], None] = logger.info) 
 def open_lock(path: Path) -> Iterator[int]:
     """A descriptor for locking `path`, which is made when missing; closing it, and any death, gives the lock back."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_home(path.parent)
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         reason = f"{path} cannot be opened ({error.strerror}); set MILLRACE_HOME to a folder that this user may write"

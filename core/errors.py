@@ -5,6 +5,7 @@ below `MillraceError` are the categories that `web.problems` maps to HTTP and `c
 knows about either.
 """
 
+import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,9 +41,19 @@ class _Shown(reprlib.Repr):
         # Python refuses to write out integers of thousands of digits.
         return repr(x) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"
 
+    # These three as JSON and every client of ours spells them.
+    def repr_bool(self, x: bool, _level: int) -> str:
+        return "true" if x else "false"
+
+    def repr_NoneType(self, _x: None, _level: int) -> str:  # noqa: N802  # reprlib looks for the type's name
+        return "null"
+
+    def repr_float(self, x: float, _level: int) -> str:
+        return repr(x) if math.isfinite(x) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(x, "NaN")
+
 
 def show_value(value: object, limit: int = 60) -> str:
-    """The value as an error may show it: its literal form, cut to `limit` characters."""
+    """The value as an error may show it: its JSON-like form, cut to `limit` characters."""
     text = _Shown().repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

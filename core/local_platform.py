@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from core.connections import Connections, open_connections
 from core.database import migrate_database
 from core.errors import TrackingUnavailable
+from core.home import make_home
 from core.settings import Settings
 from core.supervision import ProcessSpec, Supervisor
 from core.tracking_server import build_server_command, is_tracking_ready
@@ -54,7 +55,7 @@ def _running_tracking(settings: Settings, database_url: str) -> Iterator[None]:
             )
         yield
         return
-    settings.home.mkdir(parents=True, exist_ok=True)
+    make_home(settings.home)
     supervisor = Supervisor([build_tracking_process(settings, database_url)])
     with (settings.home / "tracking.users").open("a") as users:
         with (settings.home / "tracking.lock").open("a") as lock:

@@ -8,8 +8,9 @@ from core.errors import Fault, RequestRejected, show_faults, show_value
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "None"),
-        (True, "True"),
+        (None, "null"),
+        (True, "true"),
+        ([None, False, float("nan"), float("-inf")], "[null, false, NaN, -Infinity]"),
         (1.5, "1.5"),
         ("text", "'text'"),
         ("a\nb\x1b[31m", r"'a\nb\x1b[31m'"),
