@@ -11,10 +11,10 @@ FROM_LOCK := --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up demo test check format lock upgrade clean
+.PHONY: help install up demo test check format lock upgrade clean bench-drift
 
 help: ## Say what there is.
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 up: $(INSTALLED) ## Start the whole platform here; Ctrl-C stops it, the data stay.
 	@exec $(MILLRACE) up
@@ -31,6 +31,9 @@ check: $(INSTALLED) ## Check format, style, types, the import rule and that the 
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --noconftest tests/packaging/test_locks.py
+
+bench-drift: $(INSTALLED) ## Measure false alarms and power of drift checks, beside Evidently's defaults.
+	$(BIN)/python -m benchmarks.drift $(ARGS)
 
 format: $(INSTALLED) ## Format the code and mend what ruff can.
 	$(BIN)/ruff format .

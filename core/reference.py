@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from core.bins import build_edges, count_in_bins, find_bins
+from core.bins import RANKS_A_SD, build_edges, build_ridits, count_in_bins, find_bins
 from core.errors import ReferenceRejected
 
 WINDOW_SIZES = (50, 100, 200, 500, 1000, 2000, 5000)
@@ -23,8 +23,9 @@ RESAMPLED_VALUES = 2_000_000
 class ReferenceFeature(BaseModel):
     """One monitored feature: bins, counts and moments of its training values, and its alarm thresholds.
 
-    `thresholds[i]` is the Kolmogorov-Smirnov distance above which a window of `Reference.window_sizes[i]` rows is
-    taken to differ. `sd` is the population's (divided by rows); all numbers are in `unit`.
+    `thresholds[i]` is the distance (`core.bins.measure_distance`) above which a window of
+    `Reference.window_sizes[i]` rows is taken to differ. `sd` is the population's (divided by rows); all numbers are in
+    `unit`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -306,7 +307,10 @@ def _calibrate(
             flat = column[drawn] + width * np.arange(samples)[:, np.newaxis]
             found = np.bincount(flat.ravel(), minlength=samples * width).reshape(samples, width)
             gaps = np.cumsum(found, axis=1) / size - np.cumsum(expected) / rows
-            distances[first : first + samples, index] = np.abs(gaps).max(axis=1)
+            locations = found @ build_ridits(expected) / size - 0.5
+            distances[first : first + samples, index] = np.maximum(
+                np.abs(gaps).max(axis=1), RANKS_A_SD * np.abs(locations)
+            )
     scale = _estimate_scales(distances, block_length, rows)
     # A constant feature never strays: its scale and threshold are zero, and any other value is a difference.
     relative = np.divide(distances, scale, out=np.zeros_like(distances), where=scale > 0)

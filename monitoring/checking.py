@@ -18,9 +18,11 @@ from monitoring.drift import DriftMeasure, FeatureDrift, measure_drift
 from monitoring.page import ReportSummary
 from monitoring.policy import Decision, PastCheck, decide
 from monitoring.report import MAX_ROWS, sample_reference, write_report
-from monitoring.windows import load_window, load_window_sample
+from monitoring.windows import count_served, load_window, load_window_sample
 
 SUBJECT = "drift"
+SERVED = "served"
+"""Entry of a finding's measure: how many predictions the version had answered by then."""
 _HISTORY = 50
 _ACTIONS = {
     "fine": "Nothing was done.",
@@ -76,8 +78,12 @@ def _decide(
         own = load_findings(connection, model, version=version, subject=SUBJECT, limit=_HISTORY)
         all_of_model = load_findings(connection, model, subject=SUBJECT, limit=_HISTORY)
         past = [*own, *(found for found in all_of_model if found.outcome == "retrain" and found.version != version)]
-        history = [PastCheck(found.found_at, found.is_drifted, found.outcome) for found in past]
-        decision = decide(history, measure, policy, window.to_at)
+        history = [
+            PastCheck(found.found_at, found.is_drifted, found.outcome, int(str(found.measure[SERVED])))
+            for found in past
+        ]
+        served = count_served(connection, model, version)
+        decision = decide(history, measure, policy, window.to_at, served=served)
         furthest = _find_furthest(measure)
         finding = Finding(
             id=uuid.uuid4(),
@@ -90,7 +96,7 @@ def _decide(
             statistic=None if furthest is None else furthest.statistic,
             threshold=None if furthest is None else furthest.threshold,
             rows=measure.rows,
-            measure=asdict(measure),
+            measure={**asdict(measure), SERVED: served},
             report_uri=None,
             training_id=None,
             window_from_at=window.from_at,

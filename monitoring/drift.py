@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.bins import measure_ks, measure_wasserstein
+from core.bins import measure_distance, measure_wasserstein
 from core.errors import ReferenceRejected
 from core.reference import Reference, ReferenceFeature, find_threshold
 
@@ -37,7 +37,8 @@ class FeatureDrift:
     Attributes:
         name: the feature.
         rows: values that were counted.
-        statistic: Kolmogorov-Smirnov distance, 0 to 1; None without values.
+        statistic: distance from the training values, the larger of Kolmogorov-Smirnov's and the location's (see
+            `core.bins.measure_distance`), 0 to √3; None without values.
         threshold: distance that only `target_rate` of fair windows pass; None if there are too few values to say.
         effect: Wasserstein-1 distance in standard deviations of the training values; None without values.
         is_drifted: the statistic is above its threshold and the effect is at least the smallest that matters.
@@ -117,7 +118,7 @@ def _measure_feature(
             f"feature {feature.name!r} has {len(feature.counts)} bins, the window was counted in {counts.size}"
         )
     rows = int(counts.sum())
-    statistic = measure_ks(feature.count_array, counts)
+    statistic = measure_distance(feature.count_array, counts)
     threshold = find_threshold(reference, feature, rows)
     effect = measure_effect(feature, counts)
     is_drifted = threshold is not None and statistic > threshold and effect >= minimum_effect

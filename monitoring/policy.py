@@ -11,11 +11,15 @@ from monitoring.drift import DriftMeasure
 
 @dataclass(frozen=True)
 class PastCheck:
-    """What an earlier check of the same version found. `checked_at` is UTC."""
+    """What an earlier check of the same version found.
+
+    `checked_at` is UTC; `served` is how many predictions the version had answered by then.
+    """
 
     checked_at: datetime
     is_drifted: bool
     outcome: Outcome
+    served: int
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,10 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(history: Sequence[PastCheck], measure: DriftMeasure, policy: DriftPolicy, now: datetime) -> Decision:
-    """Judges one measure in the light of earlier checks, in any order.
+def decide(
+    history: Sequence[PastCheck], measure: DriftMeasure, policy: DriftPolicy, now: datetime, *, served: int
+) -> Decision:
+    """Judges one measure in the light of earlier checks, in any order; `served` is the version's predictions so far.
 
     Asked in this order, the first that applies decides:
 
@@ -38,7 +44,8 @@ def decide(history: Sequence[PastCheck], measure: DriftMeasure, policy: DriftPol
     4. Did enough of the last checks find drift? If not, people are told and nothing else is done.
     5. Was there a retraining within the cooldown? If so, the same.
 
-    What is left starts a retraining. Checks before the last retraining confirm nothing.
+    What is left starts a retraining. Checks before the last retraining confirm nothing, and neither does one after
+    which fewer than `minimum_rows` predictions came: it saw the same rows.
     """
     if measure.missing:
         missing = ", ".join(measure.missing)
@@ -65,9 +72,12 @@ def decide(history: Sequence[PastCheck], measure: DriftMeasure, policy: DriftPol
         (check for check in history if last_retraining_at is None or check.checked_at > last_retraining_at),
         key=lambda check: check.checked_at,
     )
-    looked_at = recent[-(policy.confirm_of - 1) :] if policy.confirm_of > 1 else []
+    looked_at = _find_separate(recent, policy.minimum_rows, served)[: policy.confirm_of - 1]
     confirming = 1 + sum(check.is_drifted and check.outcome != "data_incident" for check in looked_at)
-    tally = f"{confirming} of the last {policy.confirm_of} checks found drift, {policy.confirm_checks} are asked for"
+    tally = (
+        f"{confirming} of the last {policy.confirm_of} checks found drift, {policy.confirm_checks} are asked for "
+        f"(checks with at least {policy.minimum_rows} predictions between them)"
+    )
     if confirming < policy.confirm_checks:
         return Decision("alert", (*found, tally))
     if last_retraining_at is not None and now - last_retraining_at < timedelta(hours=policy.cooldown_h):
@@ -81,3 +91,14 @@ def decide(history: Sequence[PastCheck], measure: DriftMeasure, policy: DriftPol
             ),
         )
     return Decision("retrain", (*found, tally))
+
+
+def _find_separate(checks: Sequence[PastCheck], rows: int, served: int) -> list[PastCheck]:
+    """The checks, newest first, with at least `rows` predictions between each and the one after it, or now."""
+    separate: list[PastCheck] = []
+    later = served
+    for check in reversed(checks):
+        if later - check.served >= rows:
+            separate.append(check)
+            later = check.served
+    return separate

@@ -25,7 +25,7 @@ from monitoring.page import STYLE, ReportSummary, build_summary, order_by_streng
 
 MAX_ROWS = 20_000
 METHOD = "millrace_calibrated_distance"
-METHOD_TITLE = "distance of cumulative shares, calibrated on training data"
+METHOD_TITLE = "distance of shares and ranks, calibrated on training data"
 # The page may run and show what it carries and load nothing, from anywhere.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
@@ -147,9 +147,9 @@ def _compare(
         numerical = [name for name in measured if pd.api.types.is_numeric_dtype(window[name])]
         categorical = [name for name in measured if name not in numerical]
         definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)
-        # No distance is above 1: what has too few values for a threshold is shown and never called drifted.
+        # No distance is above 2: what has too few values for a threshold is shown and never called drifted.
         metrics = [
-            ValueDrift(column=name, method=METHOD, threshold=1.0 if feature.threshold is None else feature.threshold)
+            ValueDrift(column=name, method=METHOD, threshold=2.0 if feature.threshold is None else feature.threshold)
             for name, feature in measured.items()
         ]
         token = _measured.set(measured)
@@ -185,7 +185,7 @@ def _register_test() -> None:
             name=METHOD,
             display_name=METHOD_TITLE,
             allowed_feature_types=[ColumnType.Numerical, ColumnType.Categorical],
-            default_threshold=1.0,
+            default_threshold=2.0,
         ),
         answer,
     )

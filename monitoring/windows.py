@@ -39,6 +39,15 @@ def load_window(
     return WindowCounts(rows=int(totals[0]), counts=counts, refusals=int(totals[1]))
 
 
+def count_served(connection: Connection, model: str, version: int) -> int:
+    """How many predictions the version has answered since its first."""
+    counted = request_counts.c
+    statement = select(func.coalesce(func.sum(counted.predictions), 0)).where(
+        counted.model == model, counted.version == version
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
 def load_window_sample(
     connection: Connection,
     model: str,

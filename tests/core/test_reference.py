@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from core.bins import measure_ks, measure_wasserstein
+from core.bins import measure_distance, measure_ks, measure_location, measure_wasserstein
 from core.errors import ReferenceRejected
 from core.reference import (
     Reference,
@@ -18,6 +18,9 @@ from core.reference import (
     find_threshold,
     measure_dependence,
 )
+
+CALIBRATION_ERROR = 0.12
+"""Four standard errors of a 96 % quantile out of a thousand resamples, relative."""
 
 
 def build_one(values: NDArray[np.floating], **options: float) -> Reference:
@@ -30,12 +33,22 @@ def make_stream(rng: np.random.Generator, rows: int, features: int, factor: floa
     return np.asarray(signal.lfilter([1], [1, -factor], noise, axis=0)[200:], dtype=np.float64)
 
 
+def simulate_quantile(level: float) -> float:
+    """The quantile of the distance of independent rows from what is known exactly, times the root of their number."""
+    rows, samples = 1000, 4000
+    shares = np.sort(np.random.default_rng(5).uniform(size=(samples, rows)), axis=1)
+    steps = np.arange(rows) / rows
+    form = np.maximum(shares - steps, steps + 1 / rows - shares).max(axis=1)
+    location = np.sqrt(12) * np.abs(shares.mean(axis=1) - 0.5)
+    return float(np.quantile(np.maximum(form, location), level) * np.sqrt(rows))
+
+
 def alarms(reference: Reference, window: NDArray[np.floating]) -> bool:
     counted = count_bins(reference, window)
     for feature, counts in zip(reference.features, counted, strict=True):
         threshold = find_threshold(reference, feature, len(window))
         assert threshold is not None
-        if measure_ks(feature.count_array, counts) > threshold:
+        if measure_distance(feature.count_array, counts) > threshold:
             return True
     return False
 
@@ -66,6 +79,28 @@ def test_counts_give_the_exact_distances_of_codes() -> None:
     )
     found = measure_wasserstein(feature.edge_array, feature.count_array, counts, beyond=feature.sd)
     assert found == pytest.approx(stats.wasserstein_distance(training, served), abs=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 0.3])
+def test_location_is_mann_and_whitneys_statistic_in_standard_deviations_of_a_rank(shift: float) -> None:
+    rng = np.random.default_rng(3)
+    training, served = rng.normal(size=50_000), rng.normal(shift, 1, size=2_000)
+    reference = build_one(training)
+    counts = count_bins(reference, served.reshape(-1, 1))[0]
+    exact = stats.mannwhitneyu(served, training).statistic / (len(served) * len(training)) - 0.5
+    found = measure_location(reference.features[0].count_array, counts)
+    assert found == pytest.approx(np.sqrt(12) * abs(exact), abs=0.005)
+    assert measure_distance(reference.features[0].count_array, counts) >= found
+
+
+def test_distance_sees_a_change_of_form_that_leaves_the_location() -> None:
+    rng = np.random.default_rng(4)
+    training, served = rng.normal(size=20_000), 3 * rng.normal(size=2_000)
+    reference = build_one(training)
+    counts = count_bins(reference, served.reshape(-1, 1))[0]
+    distance = measure_distance(reference.features[0].count_array, counts)
+    assert distance == pytest.approx(stats.ks_2samp(training, served).statistic, abs=0.005)
+    assert measure_location(reference.features[0].count_array, counts) < distance / 2
 
 
 def test_a_code_that_moves_to_a_value_in_between_is_seen() -> None:
@@ -189,15 +224,16 @@ def test_thresholds_fall_with_the_window_and_never_below_what_the_reference_itse
     assert None not in thresholds
     known = [threshold for threshold in thresholds if threshold is not None]
     assert known == sorted(known, reverse=True)
-    # Kolmogorov's own quantile at 4 % is 1.40: a window without end is left with the error of 2,000 rows.
-    assert known[-1] == pytest.approx(stats.kstwobign.ppf(0.96) / np.sqrt(2000), rel=0.08)
+    # A window without end is left with the error of 2,000 rows.
+    assert known[-1] == pytest.approx(simulate_quantile(0.96) / np.sqrt(2000), rel=CALIBRATION_ERROR)
 
 
 def test_thresholds_of_independent_rows_are_the_theory_s() -> None:
     reference = build_one(np.random.default_rng(13).normal(size=10_000))
+    quantile = simulate_quantile(0.96)
     for size, threshold in zip(reference.window_sizes, reference.features[0].thresholds, strict=True):
-        exact = stats.kstwobign.ppf(0.96) * np.sqrt(1 / size + 1 / 10_000)
-        assert threshold == pytest.approx(exact, rel=0.08)
+        exact = quantile * np.sqrt(1 / size + 1 / 10_000)
+        assert threshold == pytest.approx(exact, rel=CALIBRATION_ERROR)
 
 
 @pytest.mark.parametrize(("factor", "memory"), [(0.5, 1.333), (0.9, 9.474)])
@@ -247,5 +283,5 @@ def test_a_slow_feature_does_not_hide_the_shift_of_a_fast_one() -> None:
         feature = reference.features[0]
         threshold = find_threshold(reference, feature, 1000)
         assert threshold is not None
-        found += measure_ks(feature.count_array, count_bins(reference, window)[0]) > threshold
+        found += measure_distance(feature.count_array, count_bins(reference, window)[0]) > threshold
     assert found >= 30

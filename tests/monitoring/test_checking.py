@@ -154,6 +154,9 @@ def test_a_shift_is_an_alert_and_confirmed_it_starts_one_training(served: Served
     assert served.count_trainings() == 0
     assert first.statistic is not None and first.threshold is not None and first.statistic > first.threshold
 
+    # The same rows looked at again confirm nothing.
+    assert served.check().outcome == "alert"
+    served.serve(draw(ROWS, 4, shift=1.5), hours_ago=3)
     second = served.check()
     assert second.outcome == "retrain"
     with served.connections.engine.connect() as connection:
@@ -171,6 +174,7 @@ def test_finding_and_training_are_stored_together_or_not_at_all(
 ) -> None:
     served.serve(draw(ROWS, 3, shift=1.5))
     served.check()
+    served.serve(draw(ROWS, 4, shift=1.5), hours_ago=3)
 
     def fail(*_: object, **__: object) -> int:
         raise BREAK
@@ -216,6 +220,7 @@ def test_a_report_that_fails_leaves_what_was_decided_and_is_told_of(
 ) -> None:
     served.serve(draw(ROWS, 3, shift=1.5))
     served.check()
+    served.serve(draw(ROWS, 4, shift=1.5), hours_ago=3)
 
     def fail(*_: object) -> object:
         raise ReportFailed("the page has no place for the summary")

@@ -19,9 +19,15 @@ def make_measure(drifted: bool, *, rows: int = 1000, refusals: int = 0, missing:
     return DriftMeasure(rows, refusals, (feature,), missing, rows >= 50)
 
 
-def make_history(*checks: tuple[float, bool, Outcome]) -> list[PastCheck]:
-    """Checks as (hours ago, drifted, outcome)."""
-    return [PastCheck(NOW - timedelta(hours=hours), drifted, outcome) for hours, drifted, outcome in checks]
+SERVED = 100_000
+
+
+def make_history(*checks: tuple[float, bool, Outcome], an_hour: int = 100) -> list[PastCheck]:
+    """Checks as (hours ago, drifted, outcome), with `an_hour` predictions between one hour and the next."""
+    return [
+        PastCheck(NOW - timedelta(hours=hours), drifted, outcome, SERVED - round(hours * an_hour))
+        for hours, drifted, outcome in checks
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,29 +55,43 @@ def make_history(*checks: tuple[float, bool, Outcome]) -> list[PastCheck]:
 def test_decision_follows_the_table(
     measure: DriftMeasure, history: list[tuple[float, bool, Outcome]], outcome: Outcome, said: str
 ) -> None:
-    decision = decide(make_history(*history), measure, POLICY, NOW)
+    decision = decide(make_history(*history), measure, POLICY, NOW, served=SERVED)
     assert decision.outcome == outcome
     assert said in " ".join(decision.reasons)
 
 
+def test_a_check_of_the_same_rows_confirms_nothing() -> None:
+    policy = DriftPolicy(minimum_rows=100)
+    few = make_history((1, True, "alert"), an_hour=99)
+    assert decide(few, make_measure(True), policy, NOW, served=SERVED).outcome == "alert"
+    # Nor do two that saw the same rows count as two.
+    strict = DriftPolicy(minimum_rows=100, confirm_checks=3, confirm_of=3)
+    close = make_history((2.5, True, "alert"), (2, True, "alert"))
+    assert decide(close, make_measure(True), strict, NOW, served=SERVED).outcome == "alert"
+    apart = make_history((2.5, True, "alert"), (1.2, True, "alert"))
+    assert decide(apart, make_measure(True), strict, NOW, served=SERVED).outcome == "retrain"
+
+
 def test_one_of_one_retrains_at_once() -> None:
     policy = DriftPolicy(confirm_checks=1, confirm_of=1)
-    assert decide([], make_measure(True), policy, NOW).outcome == "retrain"
+    assert decide([], make_measure(True), policy, NOW, served=SERVED).outcome == "retrain"
 
 
 def test_no_cooldown_lets_the_next_confirmed_check_retrain() -> None:
     history = make_history((0.5, True, "retrain"))
     policy = DriftPolicy(confirm_checks=1, confirm_of=1, cooldown_h=0.0)
-    assert decide(history, make_measure(True), policy, NOW).outcome == "retrain"
+    assert decide(history, make_measure(True), policy, NOW, served=SERVED).outcome == "retrain"
 
 
 def test_a_retraining_that_a_fast_clock_put_into_the_future_still_cools_down() -> None:
     policy = DriftPolicy(confirm_checks=1, confirm_of=1)
-    assert decide(make_history((-2, True, "retrain")), make_measure(True), policy, NOW).outcome == "alert"
+    assert (
+        decide(make_history((-2, True, "retrain")), make_measure(True), policy, NOW, served=SERVED).outcome == "alert"
+    )
 
 
 def test_reasons_name_the_feature_its_distance_and_its_effect() -> None:
-    reasons = decide([], make_measure(True), POLICY, NOW).reasons
+    reasons = decide([], make_measure(True), POLICY, NOW, served=SERVED).reasons
     assert reasons[0] == "speed drifted: distance 0.200 above its threshold 0.050, effect 0.60 standard deviations"
 
 
