@@ -1,4 +1,4 @@
-# One target per process: tracking, serving, control, worker. `docker build --target serving .`
+# One target per process: tracking, serving, control, worker, ingest. `docker build --target serving .`
 # Each holds only the packages that its process needs, from its own hashed lock.
 
 FROM python:3.11-slim AS base
@@ -45,6 +45,12 @@ RUN pip install --require-hashes --no-deps --requirement requirements.lock
 COPY . .
 RUN pip install --no-deps --no-build-isolation --no-index --editable .
 
+FROM base AS ingest-packages
+COPY deploy/requirements-ingest.lock requirements.lock
+RUN pip install --require-hashes --no-deps --requirement requirements.lock
+COPY . .
+RUN pip install --no-deps --no-build-isolation --no-index --editable .
+
 # --- processes ---------------------------------------------------------------------------------------------------
 
 FROM base AS serving
@@ -77,3 +83,10 @@ COPY --from=worker-packages /app /app
 USER millrace
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=3 CMD ["python", "deploy/health.py", "worker"]
 CMD ["millrace", "work"]
+
+FROM base AS ingest
+COPY --from=ingest-packages /opt/venv /opt/venv
+COPY --from=ingest-packages /app /app
+USER millrace
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["python", "deploy/health.py", "ingest"]
+CMD ["millrace", "ingest", "mqtt"]

@@ -11,10 +11,10 @@ FROM_LOCK := --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up demo test check format lock upgrade clean bench-drift
+.PHONY: help install up demo test check format lock upgrade clean bench-drift bench-ingestion bench-serving bench-swap bench-start bench-batch bench-training bench-books
 
 help: ## Say what there is.
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 up: $(INSTALLED) ## Start the whole platform here; Ctrl-C stops it, the data stay.
 	@exec $(MILLRACE) up
@@ -22,8 +22,20 @@ up: $(INSTALLED) ## Start the whole platform here; Ctrl-C stops it, the data sta
 demo: $(INSTALLED) ## Run the whole loop once and prove each step; DATA=path.csv takes your own prices.
 	@exec $(MILLRACE) demo $(if $(DATA),--data "$(DATA)")
 
+bench-batch: $(INSTALLED) ## Measure batch scoring against bare ONNX Runtime.
+	$(BIN)/python -m benchmarks.batch $(ARGS)
+
 test: $(INSTALLED) ## Run the tests; ARGS="-k gate" chooses some.
 	$(BIN)/python -m pytest $(ARGS)
+
+bench-serving: $(INSTALLED) ## Measure requests a second and latency, beside FastAPI, MLflow and MLServer.
+	$(BIN)/python -m benchmarks.serving
+
+bench-swap: $(INSTALLED) ## Measure 200 transitions under load.
+	$(BIN)/python -m benchmarks.swap
+
+bench-start: $(INSTALLED) ## Measure how fast serving starts and how much memory it takes.
+	$(BIN)/python -m benchmarks.start
 
 check: $(INSTALLED) ## Check format, style, types, the import rule and that the locks answer to pyproject.toml.
 	$(BIN)/ruff format --check .
@@ -34,6 +46,17 @@ check: $(INSTALLED) ## Check format, style, types, the import rule and that the 
 
 bench-drift: $(INSTALLED) ## Measure false alarms and power of drift checks, beside Evidently's defaults.
 	$(BIN)/python -m benchmarks.drift $(ARGS)
+
+bench-ingestion: $(INSTALLED) ## Measure how fast rows come in; ARGS="--rows 10000000" for more of them; needs Mosquitto.
+	$(BIN)/python -m benchmarks.ingestion $(ARGS)
+
+bench-training: $(INSTALLED) ## Measure what the platform adds to a bare fit, beside MLflow's autologging.
+	$(BIN)/python -m benchmarks.training $(ARGS)
+
+bench-books: $(INSTALLED) ## Measure recommendations on real ratings, beside popularity and the ALS of implicit.
+	@test -x $(VENV)/als/bin/python || $(BIN)/python -m venv $(VENV)/als
+	@$(VENV)/als/bin/python -m pip install --quiet --disable-pip-version-check "implicit>=0.7,<0.8"
+	$(BIN)/python -m benchmarks.books --als-python $(VENV)/als/bin/python $(ARGS)
 
 format: $(INSTALLED) ## Format the code and mend what ruff can.
 	$(BIN)/ruff format .

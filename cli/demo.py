@@ -269,7 +269,7 @@ def _private_folder(wanted: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _running_platform(folder: Path) -> Iterator[_Client]:
-    serving, control, tracking = _find_free_ports(3)
+    serving, control, tracking, mqtt = _find_free_ports(4)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     environment = {
         **inherited,
@@ -279,6 +279,7 @@ def _running_platform(folder: Path) -> Iterator[_Client]:
         "MILLRACE_SERVING_PORT": str(serving),
         "MILLRACE_CONTROL_PORT": str(control),
         "MILLRACE_TRACKING_PORT": str(tracking),
+        "MILLRACE_MQTT_PORT": str(mqtt),
         "MILLRACE_SAMPLE_DATA": "false",
         "AUTO_TRAIN_ON_STARTUP": "false",
     }

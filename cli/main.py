@@ -20,11 +20,15 @@ EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
 
 FAMILIES: Mapping[str, Sequence[str]] = {
     "cli.up": ["up"],
-    "cli.processes": ["serve", "control", "work", "tracking", "ui", "migrate"],
-    "cli.data": ["ingest"],
+    "cli.processes": ["serve", "control", "work", "tracking", "broker", "ui", "migrate"],
+    "cli.data": ["ingest", "watch", "pull"],
+    "cli.stored": ["rejected", "origin", "snapshot"],
+    "cli.streaming": ["replay"],
     "cli.training": ["train", "retrain"],
+    "cli.tuning": ["tune", "reproduce"],
     "cli.versions": ["promote", "rollback", "history", "target"],
     "cli.monitoring": ["check"],
+    "cli.declaring": ["new", "validate"],
     "cli.predicting": ["predict"],
     "cli.status": ["status"],
     "cli.demo": ["demo"],

@@ -22,6 +22,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(control)
     app.command()(work)
     app.command()(tracking)
+    app.command()(broker)
     app.command()(ui)
     app.command()(migrate)
 
@@ -58,6 +59,13 @@ def tracking() -> None:
     settings = _load("tracking")
     with open_database(settings) as url:
         _run_tracking(settings, url)
+
+
+def broker() -> None:
+    """Run the embedded MQTT broker, for this machine alone; `millrace up` has one."""
+    from core.embedded_broker import run_embedded_broker
+
+    run_embedded_broker(_load("broker").mqtt_port)
 
 
 def ui(

@@ -13,6 +13,7 @@ from core.contracts import load_models
 from core.errors import TrackingUnavailable
 from core.job_queue import count_live_workers
 from core.settings import Settings
+from core.subscribers import load_subscribers
 from core.targets import load_targets
 from core.tracking_server import is_tracking_ready
 from core.trainings import Training, load_trainings
@@ -59,6 +60,7 @@ def load_status(connections: Connections) -> PlatformStatus:
     settings = connections.settings
     with connections.engine.connect() as connection:
         workers = count_live_workers(connection, settings.worker_timeout_s)
+        subscribers = load_subscribers(connection)
         models = load_models(connection)
         targets = load_targets(connection)
         trainings = {model: load_trainings(connection, model, limit=1) for model in models}
@@ -79,7 +81,13 @@ def load_status(connections: Connections) -> PlatformStatus:
                 next(iter(trainings[model]), None),
             )
         )
-    return PlatformStatus({**_ask_processes(settings), "worker": ("by heartbeat", workers > 0)}, statuses)
+    processes = {**_ask_processes(settings), "worker": ("by heartbeat", workers > 0)}
+    for one in subscribers:
+        processes[f"ingest {one.client_id}"] = (
+            f"{one.broker}, {one.messages} messages, {one.rows_rejected} rejected",
+            one.is_live,
+        )
+    return PlatformStatus(processes, statuses)
 
 
 def print_status(found: PlatformStatus) -> None:

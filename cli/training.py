@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -15,8 +15,9 @@ from cli.session import platform_session
 from core.connections import Connections
 from core.errors import ParameterRejected, TrainingFailed
 from core.job_queue import count_live_workers
-from core.trainings import CONTINUE, Training, get_training, hold_alive, request_training
+from core.trainings import CONTINUE, VERSION_NAME, Training, get_training, hold_alive, request_training
 from core.verdicts import Verdict, find_verdict
+from core.version_names import check_name_is_free
 from jobs.recovery import recover_trainings
 from jobs.training import carry_out
 from workloads.catalogue import get_workload
@@ -25,6 +26,9 @@ _LOOK_S = 0.5
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="A training parameter, as in `--set learning_rate=0.001`.")
+]
+VersionOption = Annotated[
+    str | None, typer.Option("--version", help="Name of the version, as in 1.0.0; without it the day's, YYYYMMDD.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the training to its verdict.")]
 ModelArgument = Annotated[str, typer.Argument(help="The workload to train, as in `prices`.")]
@@ -37,17 +41,27 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    model: ModelArgument, *, given: SetOption = None, wait: WaitOption = True, as_json: JsonOption = False
+    model: ModelArgument,
+    *,
+    given: SetOption = None,
+    version: VersionOption = None,
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a model anew on all stored rows; the gate decides whether the version takes Production."""
-    _start(model, _read_parameters(given or []), wait=wait, as_json=as_json)
+    _start(model, _read_parameters(given or []), version, wait=wait, as_json=as_json)
 
 
 def retrain(
-    model: ModelArgument, *, given: SetOption = None, wait: WaitOption = True, as_json: JsonOption = False
+    model: ModelArgument,
+    *,
+    given: SetOption = None,
+    version: VersionOption = None,
+    wait: WaitOption = True,
+    as_json: JsonOption = False,
 ) -> None:
     """Continue the training of the Production version's weights on all stored rows."""
-    _start(model, {**_read_parameters(given or []), CONTINUE: 1}, wait=wait, as_json=as_json)
+    _start(model, {**_read_parameters(given or []), CONTINUE: 1}, version, wait=wait, as_json=as_json)
 
 
 def _read_parameters(given: Sequence[str]) -> dict[str, object]:
@@ -60,7 +74,7 @@ def _read_parameters(given: Sequence[str]) -> dict[str, object]:
     return parameters
 
 
-def _start(model: str, parameters: Mapping[str, object], *, wait: bool, as_json: bool) -> None:
+def _start(model: str, parameters: dict[str, object], version: str | None, *, wait: bool, as_json: bool) -> None:
     workload = get_workload(model)
     workload.resolve_parameters({name: value for name, value in parameters.items() if name != CONTINUE})
     with platform_session() as connections:
@@ -70,6 +84,8 @@ def _start(model: str, parameters: Mapping[str, object], *, wait: bool, as_json:
             # Nobody else does it: a training that an interrupted command left open would be followed for ever.
             recover_trainings(connections)
         with connections.engine.begin() as connection:
+            if version is not None:
+                parameters[VERSION_NAME] = check_name_is_free(connection, model, version)
             training, is_new = request_training(
                 connection,
                 model,

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from cli.output import console
 from cli.status import answers, load_status, print_status
 from core.connections import Connections, open_connections
+from core.embedded_broker import is_broker_listening
 from core.embedded_database import EmbeddedDatabase
 from core.errors import PlatformAlreadyRunning, PortTaken, Unavailable
 from core.home import make_home
@@ -24,6 +25,7 @@ from core.job_queue import count_live_workers
 from core.local_platform import build_tracking_process, open_database
 from core.logs import configure_logs
 from core.settings import Settings, load_settings
+from core.subscribers import load_subscribers
 from core.supervision import ProcessSpec, Supervisor
 from core.trainings import Training, find_open_training
 from jobs.schedule import find_waiting
@@ -39,7 +41,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def up() -> None:
-    """Start the whole platform here: database, tracking, serving, control and a worker; Ctrl-C stops it.
+    """Start the whole platform here: database, broker, tracking, serving, control, worker, ingest; Ctrl-C stops it.
 
     Brings in the sample data of workloads that have no rows, trains what has no Production version, and prints where
     to look. Data stay in the folder MILLRACE_HOME (`.millrace`); the next start goes on from there.
@@ -108,21 +110,37 @@ def build_processes(connections: Connections) -> list[ProcessSpec]:
     }
     environment["AUTO_TRAIN_ON_STARTUP"] = str(trains_on_startup(settings)).lower()
 
-    def build(name: str, command: str, is_ready: Callable[[], bool]) -> ProcessSpec:
+    def build(name: str, command: str, is_ready: Callable[[], bool], *after: str) -> ProcessSpec:
         return ProcessSpec(
             name=name,
-            command=[sys.executable, "-m", "cli.main", command],
+            command=[sys.executable, "-m", "cli.main", *command.split()],
             env=environment,
             is_ready=is_ready,
             log_path=settings.logs_folder / f"{name}.log",
+            start_after=after,
         )
 
+    # A broker elsewhere takes the embedded one's place.
+    brokers = [build("broker", "broker", lambda: is_broker_listening("127.0.0.1", settings.mqtt_port))]
+    if settings.mqtt_url is not None:
+        brokers = []
     return [
+        *brokers,
         build_tracking_process(settings, connections.database_url),
         build("control", "control", lambda: answers(f"{settings.control_address}/health/live")),
         build("serving", "serve", lambda: answers(f"{settings.serving_address}/health/live")),
         build("worker", "work", lambda: _has_worker(connections)),
+        build("ingest", "ingest mqtt", lambda: _has_subscriber(connections), *(broker.name for broker in brokers)),
     ]
+
+
+def _has_subscriber(connections: Connections) -> bool:
+    try:
+        with connections.engine.connect() as connection:
+            client_id = connections.settings.mqtt_client_id
+            return any(state.is_live for state in load_subscribers(connection) if state.client_id == client_id)
+    except OperationalError:
+        return False
 
 
 def _has_worker(connections: Connections) -> bool:
@@ -211,6 +229,8 @@ def _check_ports(settings: Settings) -> None:
         "MILLRACE_CONTROL_PORT": settings.control_port,
         "MILLRACE_TRACKING_PORT": settings.tracking_port,
     }
+    if settings.mqtt_url is None:
+        ports["MILLRACE_MQTT_PORT"] = settings.mqtt_port
     for name, port in ports.items():
         with socket.socket() as probe:
             # A port that a stopped server left in TIME_WAIT is free for the next one.

@@ -8,11 +8,12 @@ from cli.actor import find_actor
 from cli.output import JsonOption, console, print_json, print_table
 from cli.session import database_session, platform_session
 from core.contracts import load_contract
-from core.promotion import promote as promote_version
+from core.promotion import promote_by_hand
 from core.promotion import rollback as roll_back
 from core.resolution import find_target_version
 from core.targets import load_targets, set_target
 from core.transitions import Transition, load_history
+from core.version_names import load_version_names
 
 ModelArgument = Annotated[str, typer.Argument(help="The model, as in `prices`.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the history.")]
@@ -28,15 +29,24 @@ def add_commands(app: typer.Typer) -> None:
 
 def promote(
     model: ModelArgument,
-    version: Annotated[int, typer.Argument(help="The version that takes Production.", min=1)],
+    version: Annotated[str, typer.Argument(help="Number or name of the version that takes Production.")],
     *,
+    override: Annotated[
+        bool, typer.Option("--override", help="Promote against the gate's verdict; needs a reason, which is kept.")
+    ] = False,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Move a version to Production by hand, whatever its verdict; serving follows within two seconds."""
+    """Move a version to Production by hand; serving follows within two seconds."""
     with platform_session() as connections:
-        transition = promote_version(
-            connections.engine, connections.registry, model, version, actor=find_actor(), cause="hand", reason=reason
+        transition = promote_by_hand(
+            connections.engine,
+            connections.registry,
+            model,
+            find_target_version(connections, model, version),
+            actor=find_actor(),
+            reason=reason,
+            is_override=override,
         )
     _print_transition(transition, as_json=as_json)
 
@@ -58,16 +68,18 @@ def history(
     with database_session() as connections, connections.engine.connect() as connection:
         load_contract(connection, model)
         transitions = load_history(connection, model, limit)
+        names = {version: name for name, version in load_version_names(connection, model).items()}
     if as_json:
         print_json(transitions)
         return
     print_table(
         f"History of {model}",
-        ["at (UTC)", "version", "move", "by", "why"],
+        ["at (UTC)", "version", "name", "move", "by", "why"],
         [
             [
                 transition.finished_at or transition.intended_at,
                 transition.version,
+                names.get(transition.version),
                 _show_move(transition),
                 f"{transition.actor} ({transition.cause})",
                 transition.reason,
@@ -80,7 +92,8 @@ def history(
 def target(
     model: ModelArgument,
     wanted: Annotated[
-        str | None, typer.Argument(help="`Production`, `latest` or a version's number; without it the present one.")
+        str | None,
+        typer.Argument(help="`Production`, `latest` or a version's number or name; without it the present one."),
     ] = None,
     *,
     as_json: JsonOption = False,

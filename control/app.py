@@ -5,7 +5,18 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
-from control import findings, observations, reports, targets, tracking_door, trainings, verdicts, versions
+from control import (
+    findings,
+    observation_rows,
+    observations,
+    rejected,
+    reports,
+    targets,
+    tracking_door,
+    trainings,
+    verdicts,
+    versions,
+)
 from control.body_limits import BodyLimit
 from control.documents import DocumentedApi
 from control.health import build_health_checks
@@ -13,6 +24,7 @@ from control.origins import OriginGuard
 from control.outages import install_database_outages
 from control.tracking_door import PREFIX, TrackingDoor
 from core.connections import Connections
+from web.documentation import install_documentation
 from web.health import build_health_router
 from web.problems import install_problem_details
 
@@ -44,13 +56,27 @@ def create_app(connections: Connections) -> FastAPI:
         dependencies=[Depends(guard.check)],
         # It would answer with the address that serving forwards to.
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.connections = connections
     app.add_middleware(BodyLimit, find_limit=_build_limits(settings.max_upload_bytes))
     install_problem_details(app)
+    install_documentation(app)
     install_database_outages(app, connections.engine.url)
     app.include_router(build_health_router(build_health_checks(connections)))
-    for module in (observations, trainings, versions, verdicts, targets, findings, reports, tracking_door):
+    for module in (
+        observation_rows,
+        observations,
+        rejected,
+        trainings,
+        versions,
+        verdicts,
+        targets,
+        findings,
+        reports,
+        tracking_door,
+    ):
         app.include_router(module.router)
     app.mount(PREFIX, door)
     return app

@@ -1,29 +1,24 @@
 """Serving targets over HTTP: what serves a model."""
 
-import re
-
 from fastapi import APIRouter
 from pydantic import Field
 
 from control.documents import Answer, Order, describe_problems
 from control.requests import Actor, DeclaredContract, OpenConnections
-from control.versions import LARGEST_VERSION
-from core.errors import ModelVersionNotFound, ParameterRejected
-from core.registry import Registry
+from core.errors import ParameterRejected
+from core.resolution import find_target_version
 from core.targets import LATEST, PRODUCTION, load_targets, set_target
+from core.version_names import can_name_version
 
 router = APIRouter(prefix="/models/{model}/target", tags=["serving targets"], responses=describe_problems(403, 404))
-
-_NUMBER = re.compile(r"[1-9][0-9]*", re.ASCII)
-_SHOWN_VERSIONS = 10
 
 
 class TargetOrder(Order):
     """What is to serve the model."""
 
     target: str = Field(
-        description=f"`{PRODUCTION}`, `{LATEST}` (the latest version that passed the gate) or a version's number",
-        examples=[PRODUCTION, LATEST, "3"],
+        description=f"`{PRODUCTION}`, `{LATEST}` (the latest that passed the gate) or a version's number or name",
+        examples=[PRODUCTION, LATEST, "3", "1.0.0"],
         max_length=200,
     )
 
@@ -47,19 +42,11 @@ def change_target(
     contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: TargetOrder
 ) -> TargetDocument:
     """Serve this target from now on, without a restart. A version that does not exist is refused at once."""
-    _check_target(connections.registry, contract.model, order.target)
+    if order.target not in (PRODUCTION, LATEST):
+        if not can_name_version(order.target):
+            allowed = f"allowed are {PRODUCTION}, {LATEST}, or the number or name of a version"
+            raise ParameterRejected("target", order.target, allowed)
+        find_target_version(connections, contract.model, order.target)
     with connections.engine.begin() as connection:
         set_target(connection, contract.model, order.target, actor)
     return TargetDocument(model=contract.model, target=order.target)
-
-
-def _check_target(registry: Registry, model: str, target: str) -> None:
-    if target in (PRODUCTION, LATEST):
-        return
-    if not _NUMBER.fullmatch(target):
-        raise ParameterRejected("target", target, f"allowed are {PRODUCTION}, {LATEST} or the number of a version")
-    # A longer number fits no column of the registry's.
-    if len(target) > len(str(LARGEST_VERSION)) or int(target) > LARGEST_VERSION:
-        existing = [str(known.version) for known in registry.load_versions(model)]
-        raise ModelVersionNotFound(model, target, existing[:_SHOWN_VERSIONS])
-    registry.get_version(model, int(target))

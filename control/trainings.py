@@ -13,8 +13,9 @@ from control.documents import Answer, Order, describe_problems
 from control.requests import Actor, DeclaredContract, Limit, OpenConnections
 from control.verdicts import VerdictDocument
 from core.names import check_name
-from core.trainings import Cause, Training, TrainingState, get_training, load_trainings, request_training
+from core.trainings import VERSION_NAME, Cause, Training, TrainingState, get_training, load_trainings, request_training
 from core.verdicts import find_verdict
+from core.version_names import check_name_is_free
 
 router = APIRouter(tags=["trainings"], responses=describe_problems())
 
@@ -35,6 +36,12 @@ class TrainingOrder(Order):
         max_length=100,
         description="Values of the workload's parameters, over its defaults",
         examples=[{"max_epochs": 5}],
+    )
+    version_name: str | None = Field(
+        default=None,
+        max_length=63,
+        description="Name of the version; the day's, YYYYMMDD, without it",
+        examples=["1.0.0"],
     )
 
 
@@ -92,13 +99,13 @@ def ask_for_training(
     At most one training of a model is queued or running. The version that it makes reaches Production only if the
     gate lets it.
     """
+    order = order or TrainingOrder()
+    parameters: dict[str, object] = dict(order.parameters)
     with connections.engine.begin() as connection:
+        if order.version_name is not None:
+            parameters[VERSION_NAME] = check_name_is_free(connection, contract.model, order.version_name)
         training, is_new = request_training(
-            connection,
-            contract.model,
-            cause="hand",
-            actor=actor,
-            parameters=None if order is None else order.parameters,
+            connection, contract.model, cause="hand", actor=actor, parameters=parameters
         )
         document = _build_document(connection, training)
     response.status_code = 202 if is_new else 200

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from control.documents import Answer, Order, Reason, describe_problems
 from control.requests import Actor, DeclaredContract, Limit, OpenConnections
-from core.promotion import promote, rollback
+from core.promotion import promote_by_hand, rollback
 from core.transitions import TransitionCause, TransitionOrigin, TransitionState, load_history
 from core.verdicts import VerdictOutcome, load_outcomes
 
@@ -53,6 +53,9 @@ class PromotionOrder(Order):
     """Which version to bring to Production, and why."""
 
     version: int = Field(strict=True, ge=1, le=LARGEST_VERSION, description="Number of a registered version")
+    override: bool = Field(
+        False, strict=True, description="Promote against the gate's verdict; needs a reason, which is kept"
+    )
     reason: Reason = Field("", description="Why, for the record")
 
 
@@ -84,22 +87,23 @@ def list_transitions(
     return [TransitionDocument.model_validate(transition) for transition in history]
 
 
-@router.post("/promote", summary="Bring a version to Production by hand", responses=describe_problems(403, 404))
+@router.post("/promote", summary="Bring a version to Production by hand", responses=describe_problems(403, 404, 409))
 def promote_version(
     contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: PromotionOrder
 ) -> TransitionDocument:
     """Move the version to stage Production and archive the one that was there; serving follows within two seconds.
 
+    A version whose last verdict is not `promote` needs `override` and a reason.
     For a version that is in Production already nothing is recorded: the transition that brought it there is answered.
     """
-    transition = promote(
+    transition = promote_by_hand(
         connections.engine,
         connections.registry,
         contract.model,
         order.version,
         actor=actor,
-        cause="hand",
         reason=order.reason,
+        is_override=order.override,
     )
     return TransitionDocument.model_validate(transition)
 

@@ -12,8 +12,6 @@ from typing import Literal as OneOf
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from alembic import command
-from alembic.config import Config
 from psycopg.sql import SQL, Identifier, Literal
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
@@ -85,6 +83,10 @@ def migrate_database(url: str) -> None:
 
     Creates the tracking server's database too where it is missing and the role may create one.
     """
+    # Serving takes the database up once it answers; a second of import would stand before every start.
+    from alembic import command
+    from alembic.config import Config
+
     _create_tracking_database(url)
     engine = create_database_engine(url, pool_size=1)
     try:
@@ -149,30 +151,54 @@ def create_partitions(
 ) -> None:
     """Create the partitions of `table`, a month or a year each, that cover `first_at` to `last_at`.
 
-    Names are `<table>_yYYYY` or `<table>_yYYYYmMM`. Concurrent callers are serialised by an advisory lock.
+    Names are `<table>_yYYYY` or `<table>_yYYYYmMM`. Concurrent callers are serialised by an advisory lock; readers do
+    not wait.
     """
+    raw = _get_raw_connection(connection)
+    periods = {_partition_name(table, start, interval): start for start in _starts(first_at, last_at, interval)}
+    if periods.keys() <= _load_partitions(raw, table):
+        return
+    raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", [table])
+    known = _load_partitions(raw, table)
+    for name, start in periods.items():
+        if name not in known:
+            # CREATE TABLE ... PARTITION OF would keep readers of the whole table out until this transaction ends.
+            raw.execute(SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(Identifier(name), Identifier(table)))
+            raw.execute(
+                SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+                    Identifier(table), Identifier(name), Literal(start), Literal(_next_start(start, interval))
+                )
+            )
+
+
+def drop_partitions(connection: Connection, table: str, before_at: datetime, interval: PartitionInterval) -> list[str]:
+    """Drop the partitions of `table` that end at or before `before_at`, as `create_partitions` has named them.
+
+    Returns their names. Readers and writers of the table wait until the transaction ends.
+    """
+    raw = _get_raw_connection(connection)
+    expired = []
+    for name in sorted(_load_partitions(raw, table)):
+        start = _parse_partition_name(table, name, interval)
+        if start is not None and _next_start(start, interval) <= before_at:
+            raw.execute(SQL("DROP TABLE {}").format(Identifier(name)))
+            expired.append(name)
+    return expired
+
+
+def _get_raw_connection(connection: Connection) -> psycopg.Connection[tuple[object, ...]]:
     raw = connection.connection.driver_connection
     if not isinstance(raw, psycopg.Connection):
         raise TypeError(f"a psycopg connection is needed, not {type(raw).__name__}")
-    known = {
-        row[0]
-        for row in raw.execute(
-            "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid"
-            " WHERE inhparent = %s::regclass",
-            [table],
-        )
-    }
-    periods = {_partition_name(table, start, interval): start for start in _starts(first_at, last_at, interval)}
-    missing = {name: start for name, start in periods.items() if name not in known}
-    if not missing:
-        return
-    raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", [table])
-    for name, start in missing.items():
-        raw.execute(
-            SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                Identifier(name), Identifier(table), Literal(start), Literal(_next_start(start, interval))
-            )
-        )
+    return raw
+
+
+def _load_partitions(raw: psycopg.Connection[tuple[object, ...]], table: str) -> set[str]:
+    query = (
+        "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid"
+        " WHERE inhparent = %s::regclass"
+    )
+    return {str(row[0]) for row in raw.execute(query, [table])}
 
 
 def _starts(first_at: datetime, last_at: datetime, interval: PartitionInterval) -> Iterator[datetime]:
@@ -192,3 +218,12 @@ def _next_start(start: datetime, interval: PartitionInterval) -> datetime:
 
 def _partition_name(table: str, start: datetime, interval: PartitionInterval) -> str:
     return f"{table}_y{start:%Y}" if interval == "year" else f"{table}_y{start:%Y}m{start:%m}"
+
+
+def _parse_partition_name(table: str, name: str, interval: PartitionInterval) -> datetime | None:
+    """Where a partition begins; None for a name of another interval, or none of ours."""
+    form = f"{table}_y%Y" if interval == "year" else f"{table}_y%Ym%m"
+    try:
+        return datetime.strptime(name, form).replace(tzinfo=UTC)
+    except ValueError:
+        return None

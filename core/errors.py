@@ -120,28 +120,6 @@ class RequestRejected(InvalidInput):
         return {"model": self.model, "errors": [asdict(fault) for fault in self.faults]}
 
 
-class RowsRejected(InvalidInput):
-    """A file or batch of rows was refused as a whole; nothing of it was imported."""
-
-    def __init__(self, model: str, source: str, faults: Sequence[Fault], total: int) -> None:
-        self.model = model
-        self.source = source
-        self.faults = tuple(faults)
-        self.total = total
-        super().__init__(
-            f"{source} was not imported into {model!r}, {total} fault(s): {show_faults(self.faults, total)}. "
-            "Nothing was stored from it; correct it and import it again."
-        )
-
-    def facts(self) -> dict[str, object]:
-        return {
-            "model": self.model,
-            "source": self.source,
-            "total": self.total,
-            "errors": [asdict(fault) for fault in self.faults],
-        }
-
-
 class NameRejected(InvalidInput):
     """A name that would become part of a path, a table or an address is not a plain name."""
 
@@ -195,11 +173,6 @@ class TrainingNotFound(NotFound):
         super().__init__(f"There is no training {show_value(training_id)}; `millrace status` lists the recent ones.")
 
 
-class SnapshotNotFound(NotFound):
-    def __init__(self, digest: str) -> None:
-        super().__init__(f"There is no snapshot with digest {show_value(digest)}.")
-
-
 class FindingNotFound(NotFound):
     def __init__(self, model: str, finding: str) -> None:
         super().__init__(f"Model {model!r} has no finding {show_value(finding)}.")
@@ -228,6 +201,13 @@ class NothingToRollBackTo(Conflict):
         )
 
 
+class VersionNameTaken(Conflict):
+    """A version name was given before; nothing is ever overwritten."""
+
+    def __init__(self, model: str, name: str) -> None:
+        super().__init__(f"Model {model!r} has a version named {show_value(name)} already; choose another name.")
+
+
 class ChampionChanged(Conflict):
     """A verdict was reached against a champion that has left Production since."""
 
@@ -235,6 +215,17 @@ class ChampionChanged(Conflict):
         was, now = ("no version" if one is None else f"version {one}" for one in (judged, present))
         super().__init__(
             f"A challenger of {model!r} was judged against {was}, but now {now} is in Production; it is judged again."
+        )
+
+
+class VerdictStands(Conflict):
+    """A version was to be promoted by hand that the gate did not let pass."""
+
+    def __init__(self, model: str, version: int, outcome: str | None, reason: str) -> None:
+        said = f"the gate's verdict on it is {outcome!r}: {reason}" if outcome else "the gate has no verdict on it"
+        super().__init__(
+            f"Version {version} of {model!r} is not promoted, {said}. Override it, with the reason: "
+            f"`millrace promote {model} {version} --override --reason ...`."
         )
 
 
@@ -295,21 +286,6 @@ class TrackingUnavailable(Unavailable):
         )
 
 
-class JournalFull(Unavailable):
-    def __init__(self, used_bytes: int, max_bytes: int) -> None:
-        super().__init__(
-            f"The prediction journal is full ({used_bytes} of {max_bytes} bytes) because the database has not taken "
-            "it in; no prediction is answered that could not be recorded."
-        )
-
-
-class JournalUnwritable(Unavailable):
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"The prediction journal cannot be written: {reason}; no prediction is answered that could not be recorded."
-        )
-
-
 class UpstreamUnavailable(Unavailable):
     def __init__(self, what: str) -> None:
         super().__init__(f"The {what} process does not answer; it is restarted by `millrace up`. Try again shortly.")
@@ -329,13 +305,6 @@ class ProcessNotReady(StepFailed):
             f"The process {name} was not ready after {timeout_s:.0f} s. Its log {log} ends with: "
             f"{last_lines or 'nothing'}"
         )
-
-
-class SnapshotRejected(StepFailed):
-    """The stored rows do not make a training set."""
-
-    def __init__(self, model: str, reason: str) -> None:
-        super().__init__(f"No training set for {model!r}: {reason}.")
 
 
 class ExportFailed(StepFailed):
@@ -376,24 +345,33 @@ class ModelDirectoryRejected(StepFailed):
         super().__init__(f"The model directory {path} is not usable: {reason}.")
 
 
-class AnswerNotFinite(StepFailed):
-    """A version computed NaN or infinity from an input that its contract allows: nothing of it is answered."""
-
-    def __init__(self, model: str, version: int) -> None:
-        super().__init__(
-            f"Version {version} of model {model!r} computed a value that is not finite from an input that its contract "
-            f"allows; `millrace rollback {model}` brings the previous version back."
-        )
-
-
 class TrainingFailed(StepFailed):
     def __init__(self, model: str, step: str, reason: str) -> None:
         super().__init__(f"Training of {model!r} failed while it had to {step}: {reason}")
 
 
+class NotReproduced(StepFailed):
+    """A version could not be made again, or came out another."""
+
+    def __init__(self, model: str, version: int, difference: float | None, reasons: Sequence[str]) -> None:
+        how = (
+            "was not"
+            if difference is None
+            else f"predicts differently by up to {difference:.3g} of a value, so it was not"
+        )
+        super().__init__(f"Version {version} of {model!r} {how} reproduced: {'; '.join(reasons)}.")
+
+
 class DemoStepFailed(StepFailed):
     def __init__(self, step: str, reason: str) -> None:
         super().__init__(f"The demo's step {step!r} did not hold: {reason}")
+
+
+class ExtraMissing(SettingsRejected):
+    """An optional part is asked for and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; `pip install 'millrace[{extra}]'` brings it.")
 
 
 class DeclarationRejected(SettingsRejected):

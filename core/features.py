@@ -25,18 +25,45 @@ def build_windows(series: FloatArray, steps: int, horizon: int = 1) -> tuple[Flo
     return np.moveaxis(view, -1, 1), targets
 
 
+def encode_history(contract: Contract, items: Sequence[object], strengths: Sequence[float]) -> NDArray[np.float32]:
+    """What one user has `(items,)`, oldest first, as a ranking takes it: `(steps, 2)`, code and strength.
+
+    Of several interactions with an item the last counts. Items that the version does not know are left out, and of more
+    than `steps` the oldest.
+    """
+    codes = contract.codes[contract.features[0]]
+    known: dict[int, float] = {}
+    for item, strength in zip(items, strengths, strict=True):
+        code = codes.get(str(item))
+        if code is not None:
+            known.pop(code, None)
+            known[code] = strength
+    latest = list(known.items())[-contract.steps :]
+    history = np.zeros(contract.input_shape, dtype=np.float32)
+    if latest:
+        history[: len(latest)] = latest
+    return history
+
+
 def build_monitored(contract: Contract, inputs: NDArray[np.float32]) -> FloatArray:
     """The monitored features of a batch: `(batch, steps, features)` or `(batch, features)` -> `(batch, monitored)`."""
-    columns = [_transform(monitored, contract.features, inputs) for monitored in contract.monitored]
-    return np.stack(columns, axis=1) if columns else np.empty((len(inputs), 0))
+    built = np.empty((len(inputs), len(contract.monitored)))
+    for position, monitored in enumerate(contract.monitored):
+        built[:, position] = _transform(monitored, contract.features, inputs)
+    return built
 
 
 def _transform(monitored: Monitored, features: Sequence[str], inputs: NDArray[np.float32]) -> FloatArray:
-    values = inputs[..., features.index(monitored.column)].astype(np.float64)
+    position = features.index(monitored.column)
     match monitored.transform:
         case "value":
-            return values
+            return inputs[:, position].astype(np.float64)
         case "last_value":
-            return np.asarray(values[:, -1])
+            return inputs[:, -1, position].astype(np.float64)
         case "last_log_return":
-            return np.asarray(np.log(values[:, -1] / values[:, -2]))
+            last = inputs[:, -2:, position].astype(np.float64)
+            return np.asarray(np.log(last[:, 1] / last[:, 0]))
+        case "mean_of_history":
+            is_there = inputs[..., 0] > 0
+            sums = np.where(is_there, inputs[..., position], 0.0).astype(np.float64).sum(axis=1)
+            return np.asarray(sums / np.maximum(is_there.sum(axis=1), 1))

@@ -15,9 +15,15 @@ from sqlalchemy import Connection, text
 
 from core.database import build_libpq_url
 
-TaskName = Literal["train", "check", "reconcile"]
+TaskName = Literal["train", "check", "reconcile", "watch", "pull"]
 
-QUEUES: Mapping[TaskName, str] = {"train": "trainings", "check": "checks", "reconcile": "housekeeping"}
+QUEUES: Mapping[TaskName, str] = {
+    "train": "trainings",
+    "check": "checks",
+    "reconcile": "housekeeping",
+    "watch": "ingestion",
+    "pull": "ingestion",
+}
 """The queue of each task; a worker runs several at once, but one training at a time."""
 
 

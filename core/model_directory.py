@@ -2,9 +2,11 @@
 
     MLmodel  conda.yaml  python_env.yaml  requirements.txt      MLflow's own
     data/model.keras                                            flavours `keras` and `python_function`
-    model.onnx                                                  flavour `onnx`, and what the service runs
+    model.onnx                                                  flavour `onnx`, and what the service runs; a version
+                                                                that cannot be exported has none, says so in its
+                                                                manifest, and is run by TensorFlow
     contract.json  reference.json  evaluation.json              what other processes must know of the version
-    manifest.json                                               size and SHA-256 of each file that is ours
+    manifest.json                                               what runs it; size and SHA-256 of each file of ours
 
 Reading needs no MLflow, so that the service can do without its import; writing loads it inside the functions that do.
 This module is itself the flavour that `mlflow.models.Model.log` is given.
@@ -37,16 +39,24 @@ REFERENCE_FILE = "reference.json"
 EVALUATION_FILE = "evaluation.json"
 VERSION_FILES = (KERAS_FILE, ONNX_FILE, CONTRACT_FILE, REFERENCE_FILE, EVALUATION_FILE)
 MANIFEST_FILE = "manifest.json"
+SAMPLE_ROWS = "sample_rows"
+"""Member of `evaluation.json`: some rows of the hold-out, `(rows, …)`, which the service warms a version with."""
+
+RUNTIME = "runtime"
+ONNX_RUNTIME, TENSORFLOW_RUNTIME = "onnx", "tensorflow"
 
 JsonObject = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class VersionFiles:
-    """What a version is made of, before it is logged; numpy arrays are allowed in the JSON objects."""
+    """What a version is made of, before it is logged; numpy arrays are allowed in the JSON objects.
+
+    `onnx_path` is None for a model that cannot be exported.
+    """
 
     keras_path: Path
-    onnx_path: Path
+    onnx_path: Path | None
     contract: JsonObject
     reference: JsonObject
     evaluation: JsonObject
@@ -63,6 +73,7 @@ class ModelDirectory:
     contract: JsonObject
     reference: JsonObject
     evaluation: JsonObject
+    has_onnx: bool
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -71,22 +82,28 @@ class ModelDirectory:
         Raises `ModelDirectoryRejected` naming the file that is missing, differs, or lies outside the directory.
         """
         root = path.resolve()
-        for name, entry in _load_manifest(root).items():
+        entries = _load_manifest(root)
+        for name, entry in entries.items():
             _check_file(root, name, entry)
         return cls(
             path=root,
             contract=_load_json(root, CONTRACT_FILE),
             reference=_load_json(root, REFERENCE_FILE),
             evaluation=_load_json(root, EVALUATION_FILE),
+            has_onnx=ONNX_FILE in entries,
         )
 
-    @property
-    def onnx_path(self) -> Path:
-        return self.path / ONNX_FILE
+    def find_onnx(self) -> Path | None:
+        """The ONNX file; None for a version that says that it has none."""
+        return self.path / ONNX_FILE if self.has_onnx else None
 
     @property
     def keras_path(self) -> Path:
         return self.path / KERAS_FILE
+
+
+def _list_files(*, has_onnx: bool) -> list[str]:
+    return [name for name in VERSION_FILES if has_onnx or name != ONNX_FILE]
 
 
 @dataclass(frozen=True)
@@ -96,10 +113,15 @@ class _ManifestEntry:
 
 
 def _load_manifest(root: Path) -> dict[str, _ManifestEntry]:
-    listed = _load_json(root, MANIFEST_FILE).get("files")
+    manifest = _load_json(root, MANIFEST_FILE)
+    listed = manifest.get("files")
     if not isinstance(listed, dict):
         raise ModelDirectoryRejected(str(root), f"{MANIFEST_FILE} has no object 'files'")
-    for name in VERSION_FILES:
+    # A file that was lost must not look like one that was never there: the manifest has to say so.
+    runtime = manifest.get(RUNTIME)
+    if runtime not in (ONNX_RUNTIME, TENSORFLOW_RUNTIME):
+        raise ModelDirectoryRejected(str(root), f"{MANIFEST_FILE} names the runtime {show_value(runtime)}")
+    for name in _list_files(has_onnx=runtime == ONNX_RUNTIME):
         if name not in listed:
             raise ModelDirectoryRejected(str(root), f"{MANIFEST_FILE} does not list {name}")
     entries = {}
@@ -159,15 +181,17 @@ def write_files(root: Path, files: VersionFiles) -> None:
     """Write a version's own files and their manifest into the existing folder `root`; MLflow's are not among them."""
     (root / KERAS_FOLDER).mkdir()
     shutil.copyfile(files.keras_path, root / KERAS_FILE)
-    shutil.copyfile(files.onnx_path, root / ONNX_FILE)
+    if files.onnx_path is not None:
+        shutil.copyfile(files.onnx_path, root / ONNX_FILE)
     _dump_json(root / CONTRACT_FILE, files.contract)
     _dump_json(root / REFERENCE_FILE, files.reference)
     _dump_json(root / EVALUATION_FILE, files.evaluation)
     entries = {
         name: {"sha256": _compute_sha256(root / name), "size_bytes": (root / name).stat().st_size}
-        for name in VERSION_FILES
+        for name in _list_files(has_onnx=files.onnx_path is not None)
     }
-    _dump_json(root / MANIFEST_FILE, {"files": entries})
+    runtime = TENSORFLOW_RUNTIME if files.onnx_path is None else ONNX_RUNTIME
+    _dump_json(root / MANIFEST_FILE, {RUNTIME: runtime, "files": entries})
 
 
 def log_version(
@@ -227,13 +251,15 @@ def save_model(
         keras_backend="tensorflow",
         save_exported_model=False,
     )
-    mlflow_model.add_flavor(
-        "onnx",
-        data=ONNX_FILE,
-        onnx_version=requirements["onnx"],
-        providers=["CPUExecutionProvider"],
-        onnx_session_options={"intra_op_num_threads": 1, "inter_op_num_threads": 1, "execution_mode": "sequential"},
-    )
+    if files.onnx_path is not None:
+        options = {"intra_op_num_threads": 1, "inter_op_num_threads": 1, "execution_mode": "sequential"}
+        mlflow_model.add_flavor(
+            "onnx",
+            data=ONNX_FILE,
+            onnx_version=requirements["onnx"],
+            providers=["CPUExecutionProvider"],
+            onnx_session_options=options,
+        )
     mlflow_model.model_size_bytes = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
 

@@ -12,3 +12,8 @@ def check_name(what: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise NameRejected(what, name)
     return name
+
+
+def name_observations(model: str) -> str:
+    """The table of a model's observations."""
+    return f"observations_{model}"

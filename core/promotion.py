@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine
 
 from core.database import TRANSITIONS_CHANNEL, lock_model, notify
-from core.errors import NothingToRollBackTo
+from core.errors import NothingToRollBackTo, ParameterRejected, VerdictStands
 from core.reconciliation import settle
 from core.registry import PRODUCTION_STAGE, Registry
 from core.transitions import (
@@ -25,6 +25,7 @@ from core.transitions import (
     load_history,
     store_transition,
 )
+from core.verdicts import find_last_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,47 @@ def promote(
             reason=reason,
             verdict_id=verdict_id,
         )
+
+
+def promote_by_hand(
+    engine: Engine,
+    registry: Registry,
+    model: str,
+    version: int,
+    *,
+    actor: str,
+    reason: str = "",
+    is_override: bool = False,
+) -> Transition:
+    """Move a version to Production because a person wants it there.
+
+    One that the gate let pass needs nothing more. Any other needs `is_override` and a reason, which are kept with the
+    verdict that was overridden. Raises VerdictStands, ParameterRejected for an override without a reason,
+    ModelVersionNotFound, TrackingUnavailable.
+    """
+    if is_override and not reason.strip():
+        raise ParameterRejected("reason", reason, "an override says why")
+    registry.get_version(model, version)
+    with engine.connect() as connection:
+        stored = find_last_verdict(connection, model, version)
+    overrides = stored is None or stored.verdict.outcome != "promote"
+
+    def check(_connection: Connection, production: int | None) -> None:
+        if overrides and not is_override and production != version:
+            outcome, why = (None, "") if stored is None else (stored.verdict.outcome, stored.verdict.reason)
+            raise VerdictStands(model, version, outcome, why)
+
+    return promote(
+        engine,
+        registry,
+        model,
+        version,
+        actor=actor,
+        cause="override" if overrides else "hand",
+        reason=reason,
+        verdict_id=stored.id if overrides and stored is not None else None,
+        guard=check,
+    )
 
 
 def rollback(engine: Engine, registry: Registry, model: str, *, actor: str, reason: str = "") -> Transition:

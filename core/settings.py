@@ -13,6 +13,7 @@ from core.errors import SettingsRejected, show_value
 Port = Annotated[int, Field(ge=1, le=65535)]
 S3_SCHEME = "s3://"
 MINIMUM_PASSWORD_CHARS = 12
+MQTT_SCHEMES = ("mqtt", "mqtts")
 DATABASE_SCHEMES = ("postgresql", "postgresql+psycopg")
 
 
@@ -48,6 +49,15 @@ class Settings(BaseSettings):
     control_url: str | None = Field(None, alias="MILLRACE_CONTROL_URL")
     """Where serving forwards what it does not own; by default this machine's `control_port`."""
 
+    mqtt_url: SecretStr | None = Field(None, alias="MILLRACE_MQTT_URL")
+    """The MQTT broker: `mqtt://user:password@host:port`, with TLS `mqtts://`; else the embedded one."""
+    mqtt_port: Port = Field(1883, alias="MILLRACE_MQTT_PORT")
+    """Where `millrace up` lets its embedded broker listen."""
+    mqtt_ca_file: Path | None = Field(None, alias="MILLRACE_MQTT_CA_FILE")
+    """Certificates (PEM) that a broker with TLS is trusted by; by default those of the system."""
+    mqtt_client_id: str = Field("millrace-ingest", alias="MILLRACE_MQTT_CLIENT_ID", pattern=r"^[0-9A-Za-z_.-]{1,64}$")
+    """Under this name the broker keeps what the subscriber has not acknowledged: one running subscriber a name."""
+
     auto_train_on_startup: bool = Field(False, alias="AUTO_TRAIN_ON_STARTUP")
     """Train every workload that has data and no Production version when the worker starts."""
     sample_data: bool = Field(True, alias="MILLRACE_SAMPLE_DATA")
@@ -64,22 +74,43 @@ class Settings(BaseSettings):
     """Host headers that the tracking server answers to beside this machine's own, with ports, commas between."""
 
     max_body_bytes: int = Field(16 * 2**20, gt=0, alias="MILLRACE_MAX_BODY_BYTES")
-    """Largest body of a prediction request."""
+    """Largest body of a prediction request, and of rows as one JSON document."""
+    invocations_model: str | None = Field(None, alias="MILLRACE_INVOCATIONS_MODEL")
+    """The model that `/invocations` answers for, where several are served; MLflow's own clients cannot name one."""
     max_upload_bytes: int = Field(512 * 2**20, gt=0, alias="MILLRACE_MAX_UPLOAD_BYTES")
     """Largest file that an upload or an import may bring."""
+    watch_folder: Path | None = Field(None, alias="MILLRACE_WATCH_FOLDER")
+    """Folder whose sub-folders, one a model, the worker looks into for files to import."""
+    pulls: str = Field("", alias="MILLRACE_PULLS")
+    """Models whose declared sources the worker pulls by their schedule, commas between; without it none is."""
+    pull_private: bool = Field(False, alias="MILLRACE_PULL_PRIVATE")
+    """Whether addresses in private networks, this machine's own among them, may be pulled."""
+    serving_workers: int = Field(1, ge=1, le=64, alias="MILLRACE_SERVING_WORKERS")
+    """Processes that `millrace serve` answers with, on one port."""
+    max_concurrent_requests: int = Field(256, ge=1, alias="MILLRACE_MAX_CONCURRENT_REQUESTS")
+    """Predictions that one serving process reads or computes at once; beyond that it answers 429."""
+    request_timeout_s: float = Field(30.0, gt=0, alias="MILLRACE_REQUEST_TIMEOUT_S")
+    """How long a prediction may take, from its first byte to the end of its answer."""
+    max_loaded_versions: int = Field(1000, ge=2, alias="MILLRACE_MAX_LOADED_VERSIONS")
+    """Versions that one serving process holds in memory; beyond that the one used longest ago is unloaded."""
+    version_cache_max_bytes: int = Field(10 * 2**30, gt=0, alias="MILLRACE_VERSION_CACHE_MAX_BYTES")
+    """Size of the local cache of versions; what serves stays in it whatever the size."""
     journal_max_bytes: int = Field(2**30, gt=0, alias="MILLRACE_JOURNAL_MAX_BYTES")
     journal_fsync: bool = Field(False, alias="MILLRACE_JOURNAL_FSYNC")
     """Whether each journal write reaches the disk before the answer (survives power loss, costs milliseconds)."""
     follow_interval_s: float = Field(1.0, gt=0, le=2.0, alias="MILLRACE_FOLLOW_INTERVAL_S")
     """How often serving looks at the registry for transitions that the platform did not make."""
 
+    prediction_days: int | None = Field(None, ge=1, alias="MILLRACE_PREDICTION_DAYS")
+    """How long predictions are kept; without it for ever. Counts for monitoring stay."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="MILLRACE_LOG_LEVEL")
     log_format: Literal["json", "text"] = Field("json", alias="MILLRACE_LOG_FORMAT")
 
-    @field_validator("home")
+    @field_validator("home", "watch_folder")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
 
     @field_validator("artifacts")
     @classmethod
@@ -114,6 +145,22 @@ class Settings(BaseSettings):
             raise ValueError(f"the password must have at least {MINIMUM_PASSWORD_CHARS} characters")
         return value
 
+    @field_validator("mqtt_url")
+    @classmethod
+    def _mqtt(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        allowed = "allowed is mqtt://user:password@host:port or mqtts://…, the password percent-encoded"
+        try:
+            parts = urlsplit(value.get_secret_value())
+            is_address = parts.scheme in MQTT_SCHEMES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            # Its own words may show the password.
+            raise ValueError(allowed) from None
+        if not is_address or parts.path.strip("/") or parts.query:
+            raise ValueError(allowed)
+        return value
+
     @field_validator("tracking_uri", "control_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
@@ -137,6 +184,7 @@ class Settings(BaseSettings):
             "MILLRACE_SERVING_PORT": self.serving_port,
             "MILLRACE_CONTROL_PORT": self.control_port,
             "MILLRACE_TRACKING_PORT": self.tracking_port,
+            "MILLRACE_MQTT_PORT": self.mqtt_port,
         }
         if len(set(ports.values())) < len(ports):
             shown = ", ".join(f"{name}={port}" for name, port in ports.items())
@@ -161,12 +209,22 @@ class Settings(BaseSettings):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
+    def pulled_models(self) -> tuple[str, ...]:
+        """The models named by `pulls`."""
+        return tuple(name for part in self.pulls.split(",") if (name := part.strip()))
+
+    @property
     def logs_folder(self) -> Path:
         return self.home / "logs"
 
     @property
     def journal_folder(self) -> Path:
         return self.home / "journal"
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where several serving workers share their metrics."""
+        return self.home / "metrics"
 
     @property
     def versions_folder(self) -> Path:
@@ -200,6 +258,6 @@ def _word(fault: object) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if not name:
         return f"{str(fault['msg']).removeprefix('Value error, ')}."
-    is_secret = "DATABASE_URL" in name.upper()
+    is_secret = name.upper().endswith(("DATABASE_URL", "MQTT_URL"))
     value = "(hidden)" if is_secret else show_value(fault["input"])
     return f"Setting {name}={value} is refused: {str(fault['msg']).removeprefix('Value error, ')}."

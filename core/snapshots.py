@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from core.errors import SnapshotNotFound, SnapshotRejected
+from core.data_errors import SnapshotNotFound, SnapshotRejected
 from core.tables import snapshots
 
 if TYPE_CHECKING:

@@ -58,17 +58,23 @@ sources = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("model", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # file, rest, mqtt, sample
+    Column("kind", Text, nullable=False),  # file, rest, folder, pull, mqtt, sample
+    Column("form", Text, nullable=False),  # csv, xlsx, parquet, json; rows: batches, kept as one JSON document a line
+    Column("encoding", Text),  # as the sender said it; null for UTF-8, and for UTF-16 by its mark
+    Column("sheet", Text),  # of a workbook; null for the first
     Column("name", Text, nullable=False),
     Column("actor", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),  # imported, rejected
+    Column("state", Text, nullable=False),  # imported, rejected, replaced (sample data that made way)
     Column("rows_new", BigInteger, nullable=False),
     Column("rows_changed", BigInteger, nullable=False),
     Column("rows_rejected", BigInteger, nullable=False),
     _time("received_at", default_now=True),
+    # When the same bytes were imported anew: what is rejected of them stands under the later source.
+    _time("replayed_at", nullable=True),
     Index(None, "model", "received_at"),
+    Index(None, "model", "sha256"),
 )
 
 # Raw input as it came, compressed, in pieces: kept in the database so that it is stored in the transaction that
@@ -93,6 +99,39 @@ rejected_rows = Table(
     Column("rule", Text, nullable=False),
     _time("rejected_at", default_now=True),
     Index(None, "model", "rejected_at"),
+)
+
+# One try to pull a declared source; `due_at` is none where a person asked for it.
+pulls = Table(
+    "pulls",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("state", Text, nullable=False),  # queued, running, imported, unchanged, rejected, failed
+    Column("reason", Text),
+    Column("source_id", ForeignKey("sources.id", ondelete="SET NULL")),
+    # The address itself may hold a secret.
+    Column("address_sha256", Text, nullable=False),
+    # What the address said of its content, to ask next time only for what is new.
+    Column("etag", Text),
+    Column("last_modified", Text),
+    _time("due_at", nullable=True),
+    _time("requested_at", default_now=True),
+    _time("finished_at", nullable=True),
+    UniqueConstraint("model", "source", "due_at"),
+    Index(None, "model", "source", "requested_at"),
+)
+
+# What subscribers of a broker last said of themselves.
+subscribers = Table(
+    "subscribers",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("broker", Text, nullable=False),
+    Column("messages", BigInteger, nullable=False),
+    Column("rows_rejected", BigInteger, nullable=False),
+    _time("seen_at", default_now=True),
 )
 
 snapshots = Table(
@@ -160,6 +199,18 @@ verdicts = Table(
     Index(None, "model", "decided_at"),
 )
 
+version_names = Table(
+    "version_names",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("training_id", ForeignKey("trainings.id"), nullable=False, unique=True),
+    # The registry's number, once there is a version.
+    Column("version", Integer),
+    _time("reserved_at", default_now=True),
+    UniqueConstraint("model", "version"),
+)
+
 transitions = Table(
     "transitions",
     metadata,
@@ -172,7 +223,7 @@ transitions = Table(
     Column("state", Text, nullable=False),  # intended, finished, undone
     Column("origin", Text, nullable=False),  # platform, external
     Column("actor", Text, nullable=False),
-    Column("cause", Text, nullable=False),  # gate, hand, rollback, external
+    Column("cause", Text, nullable=False),  # gate, hand, override, rollback, external
     Column("reason", Text, nullable=False, server_default=text("''")),
     Column("verdict_id", ForeignKey("verdicts.id")),
     _time("intended_at", default_now=True),

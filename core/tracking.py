@@ -19,6 +19,8 @@ TRAINING_TAG = "millrace.training_id"
 ATTEMPT_TAG = "millrace.attempt"
 CAUSE_TAG = "millrace.cause"
 SNAPSHOT_TAG = "millrace.snapshot_digest"
+VERSION_NAME_TAG = "millrace.version_name"
+VARIANT_TAG = "millrace.variant"
 CODE_TAG = "millrace.code_version"
 
 _TRAINING_PARAMETER = "training"
@@ -162,6 +164,11 @@ class Tracking:
         """Keep a file with the run, in `folder` of its artifacts."""
         with reaching(self._uri):
             self._client.log_artifact(run_id, str(path), folder)
+
+    def log_artifacts(self, run_id: str, local: Path, folder: str) -> None:
+        """Keep every file of the folder `local` with the run, in `folder` of its artifacts."""
+        with reaching(self._uri):
+            self._client.log_artifacts(run_id, str(local), folder)
 
     def log_document(self, run_id: str, document: Mapping[str, object], path: str) -> None:
         """Keep a JSON document at `path` of the run's artifacts."""

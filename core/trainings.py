@@ -24,6 +24,8 @@ OPEN_STATES = ("queued", "running")
 _WAITS = "waits"
 CONTINUE = "continue"
 """A training's parameter that is not the model's: 1 continues the champion's weights, 0 trains anew."""
+VERSION_NAME = "version_name"
+"""A training's parameter that is not the model's: the name of the version that it will make."""
 
 
 @dataclass(frozen=True)

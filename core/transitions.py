@@ -16,7 +16,7 @@ from core.tables import transitions
 
 TransitionState = Literal["intended", "finished", "undone"]
 TransitionOrigin = Literal["platform", "external"]
-TransitionCause = Literal["gate", "hand", "rollback", "external"]
+TransitionCause = Literal["gate", "hand", "override", "rollback", "external"]
 
 
 @dataclass(frozen=True)

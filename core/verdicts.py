@@ -90,6 +90,18 @@ def load_verdicts(connection: Connection, model: str, limit: int = 50) -> list[S
     return [StoredVerdict(row.id, row.decided_at, _build(row)) for row in connection.execute(statement)]
 
 
+def find_last_verdict(connection: Connection, model: str, version: int) -> StoredVerdict | None:
+    """The gate's last verdict on that version of the model."""
+    statement = (
+        select(verdicts)
+        .where(verdicts.c.model == model, verdicts.c.version == version)
+        .order_by(verdicts.c.decided_at.desc())
+        .limit(1)
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else StoredVerdict(row.id, row.decided_at, _build(row))
+
+
 def load_passed_versions(connection: Connection, model: str) -> list[int]:
     """Versions that passed the gate, newest first; what target `latest` chooses from."""
     statement = (

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 MAIN_LOCK = ROOT / "requirements.lock"
 CONDA_PATH = ROOT / "conda.yaml"
 MAIN_EXTRA = "dev"
-IMAGE_EXTRAS = ("serving", "control", "tracking", "worker")
+IMAGE_EXTRAS = ("serving", "control", "tracking", "worker", "ingest")
 # `mlflow run` by hand starts what it does not find running: the embedded database and the tracking server too.
 CONDA_EXTRA = "all"
 PYTHON_VERSION = "3.11"

@@ -1,32 +1,36 @@
 """One file into one workload's observations: all of it, or nothing but the record of why not."""
 
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, exists, func, insert, select, update
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from core.contract import Contract
-from core.errors import Fault, RowsRejected
-from core.tables import rejected_rows, source_pieces, sources
+from core.data_errors import RowsRejected
+from core.tables import rejected_rows, sources
+from ingestion.appending import Appending, OutOfOrder
+from ingestion.encodings import Encoding
+from ingestion.fault_log import SpooledFaults, spooling_faults
 from ingestion.faults import RowFault, Unreadable
-from ingestion.files import Heading, read_heading, read_rows
+from ingestion.files import Heading
+from ingestion.forms import open_rows
+from ingestion.gaps import Gap, GapReport
+from ingestion.raw import has_raw, store_raw
 from ingestion.receiving import Received, receiving
-from ingestion.staging import Staging
-from ingestion.store import get_raw_connection, lock_observations, prepare_table
-from ingestion.validation import RowChecker, find_missing_columns
+from ingestion.samples import SAMPLE, remove_samples
+from ingestion.staging import Counts, Staging
+from ingestion.store import lock_observations, prepare_table
+from ingestion.validation import RowChecker, find_missing_columns, list_columns
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
-KEPT_FAULTS = 100
-"""Faults that the error itself carries; all of them are in `rejected_rows`."""
-
-_MOST_VALUE = 1_000
-# The fastest level: the raw text of numbers shrinks to under a half with it, and importing stays bound by the database.
-_COMPRESSION = 1
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and in all."""
@@ -34,14 +38,23 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did. `rows_repeated` were the same as an earlier row of the file; `gaps` are missing steps."""
+    """What an import did.
+
+    `rows_repeated` were the same as an earlier row of the file; `rows_rejected` had an earlier row's key and other
+    values, where the contract says that such rows do not refuse the file. `sample_rows_replaced` are rows of sample
+    data that made way for the first rows of one's own. `gaps` are places where the series misses steps; `first_gaps`
+    names the first few.
+    """
 
     source_id: UUID
     rows_new: int
     rows_changed: int
     rows_unchanged: int
     rows_repeated: int
+    rows_rejected: int
+    sample_rows_replaced: int
     gaps: int
+    first_gaps: tuple[Gap, ...]
     ignored_columns: tuple[str, ...]
     first_at: datetime | None
     last_at: datetime | None
@@ -55,66 +68,76 @@ def import_file(
     name: str,
     actor: str,
     kind: str = "file",
+    encoding: Encoding | None = None,
+    sheet: str | None = None,
     max_bytes: int = MAX_BYTES,
+    source_id: UUID | None = None,
     on_progress: Progress | None = None,
 ) -> ImportResult:
-    """Import a CSV file in one transaction; the death of this process at any moment leaves nothing of it.
+    """Import a CSV, XLSX, Parquet or JSON file in one transaction.
+
+    The death of this process at any moment leaves nothing of it.
 
     Raw bytes and rows are stored together. A file with any fault is refused as a whole: RowsRejected is raised, and
     the raw bytes and every fault stay, under a source in state `rejected`. The same file again is a source of its own
-    whose raw bytes are not stored twice; rows that it does not change keep the source that brought them.
-    A stream is read from where it stands. Imports of one model wait for each other.
+    whose raw bytes are not stored twice; rows that it does not change keep the source that brought them, and what was
+    rejected of it before gives way to what is now.
+
+    The first import of another kind than `sample` replaces the sample data. A stream is read from where it stands.
+    Imports of one model wait for each other. The source gets `source_id`, so that a caller who dies meanwhile can find
+    out later whether the import was stored.
     """
     model = contract.model
     # The file is taken in before the transaction begins: a slow sender holds no lock.
-    with receiving(source, model=model, name=name, max_bytes=max_bytes) as received, engine.begin() as connection:
+    with (
+        receiving(source, model=model, name=name, max_bytes=max_bytes, encoding=encoding) as received,
+        spooling_faults() as faults,
+        engine.begin() as connection,
+    ):
         lock_observations(connection, model)
         prepare_table(connection, contract)
-        source_id = _store_source(connection, model, received, {"name": name, "actor": actor, "kind": kind})
-        faults = _FaultLog(connection, model, source_id)
-        result = _Import(connection, contract, received, source_id, faults, on_progress).take_rows()
+        source_id = source_id or uuid4()
+        origin = {"name": name, "actor": actor, "kind": kind, "sheet": sheet}
+        _store_source(connection, source_id, model, received, origin)
+        with connection.begin_nested() as attempt:
+            replaced = 0 if kind == SAMPLE else remove_samples(connection, model)
+            rows = _Import(connection, contract, received, sheet, source_id, faults, replaced, on_progress)
+            result = rows.take_rows()
+            if result is None:
+                attempt.rollback()
+        faults.store(connection, model, source_id)
         _close_source(connection, source_id, result)
     if result is None:
         raise RowsRejected(model, name, faults.kept, faults.total)
     return result
 
 
-@dataclass
-class _FaultLog:
-    """Writes every fault to `rejected_rows` as it is found; keeps the first few for the error."""
+def _store_source(
+    connection: Connection, source_id: UUID, model: str, received: Received, origin: Mapping[str, str | None]
+) -> None:
+    """Record the source, which takes the place of earlier ones of the same bytes, and those bytes unless they are kept.
 
-    connection: Connection
-    model: str
-    source_id: UUID
-    kept: list[Fault] = field(default_factory=list)
-    total: int = 0
-
-    def add(self, faults: Iterable[RowFault]) -> None:
-        rows = []
-        for fault in faults:
-            self.total += 1
-            if len(self.kept) < KEPT_FAULTS:
-                self.kept.append(fault.to_fault())
-            rows.append(fault)
-        if not rows:
-            return
-        statement = 'COPY rejected_rows (model, source_id, line, "column", value, rule) FROM STDIN'
-        with get_raw_connection(self.connection).cursor() as cursor, cursor.copy(statement) as copy:
-            for fault in rows:
-                copy.write_row(
-                    (self.model, self.source_id, fault.line, fault.column, fault.value[:_MOST_VALUE], fault.rule)
-                )
-
-
-def _store_source(connection: Connection, model: str, received: Received, origin: Mapping[str, str]) -> UUID:
-    """Record the source, and its raw bytes unless another source of the model has the same."""
-    source_id = uuid4()
-    has_same_bytes = (sources.c.model == model) & (sources.c.sha256 == received.sha256)
-    is_kept = connection.scalar(select(exists().where(has_same_bytes, source_pieces.c.source_id == sources.c.id)))
+    A workbook's sheets are inputs of their own.
+    """
+    is_kept = has_raw(connection, model, received.sha256)
+    connection.execute(
+        update(sources)
+        .where(
+            sources.c.model == model,
+            sources.c.sha256 == received.sha256,
+            sources.c.form == received.form,
+            sources.c.sheet.is_not_distinct_from(origin["sheet"]),
+            (sources.c.state == "rejected") | (sources.c.rows_rejected > 0),
+            sources.c.replayed_at.is_(None),
+        )
+        .values(replayed_at=func.now())
+    )
     connection.execute(
         insert(sources).values(
             id=source_id,
             model=model,
+            form=received.form,
+            encoding=received.encoding,
             sha256=received.sha256,
             bytes=received.size_bytes,
             state="imported",
@@ -125,16 +148,14 @@ def _store_source(connection: Connection, model: str, received: Received, origin
         )
     )
     if not is_kept:
-        for number, piece in enumerate(received.read_pieces()):
-            content = zlib.compress(piece, _COMPRESSION)
-            connection.execute(insert(source_pieces).values(source_id=source_id, piece=number, content=content))
-    return source_id
+        store_raw(connection, source_id, received.read_pieces())
 
 
 def _close_source(connection: Connection, source_id: UUID, result: ImportResult | None) -> None:
     statement = update(sources).where(sources.c.id == source_id)
     if result is not None:
-        connection.execute(statement.values(rows_new=result.rows_new, rows_changed=result.rows_changed))
+        counts = {name: getattr(result, name) for name in ("rows_new", "rows_changed", "rows_rejected")}
+        connection.execute(statement.values(**counts))
         return
     lines = select(func.count(rejected_rows.c.line.distinct())).where(rejected_rows.c.source_id == source_id)
     connection.execute(statement.values(state="rejected", rows_rejected=lines.scalar_subquery()))
@@ -147,83 +168,129 @@ class _Import:
     connection: Connection
     contract: Contract
     received: Received
+    sheet: str | None
     source_id: UUID
-    faults: _FaultLog
+    faults: SpooledFaults
+    sample_rows_replaced: int
     on_progress: Progress | None
 
     def take_rows(self) -> ImportResult | None:
-        """Stage, judge and merge the rows; None where there are faults, all of them logged."""
+        """Store the rows; None where there are faults, all of them noted."""
         try:
-            staging, heading = self._stage()
+            heading = self._find_heading()
+            if self.contract.key.time is not None:
+                try:
+                    with self.connection.begin_nested():
+                        return self._append(heading)
+                except OutOfOrder:
+                    logger.debug("rows of %s are not in order, or meet stored ones: they are merged", self.source_id)
+            return self._merge(heading)
         except Unreadable as unreadable:
             self.faults.add(unreadable.faults)
             return None
+
+    def _find_heading(self) -> Heading:
+        """The file's heading, with every column that the contract needs; raises Unreadable."""
+        heading = open_rows(self.received, self.contract, self.sheet).heading
+        missing = find_missing_columns(self.contract, heading.columns, heading.ignored, heading.line)
+        if missing:
+            raise Unreadable(missing)
+        return heading
+
+    def _append(self, heading: Heading) -> ImportResult | None:
+        """The short way, for rows in order where nothing is stored; raises OutOfOrder, and Unreadable."""
+        appending = Appending(self.connection, self.contract, self.source_id)
+        self._read(heading, appending.add)
+        if self.faults.total:
+            return None
+        appending.close_input()
+        self._check_length(appending.count_longest, heading)
+        if self.faults.total:
+            return None
+        counts = Counts(new=appending.rows, changed=0, unchanged=0)
+        return self._conclude(heading, counts, 0, 0, appending.gaps, appending.find_span())
+
+    def _merge(self, heading: Heading) -> ImportResult | None:
+        """The way for every input: gather the rows, judge them as a whole, merge them by key; raises Unreadable."""
+        staging = Staging(self.connection, self.contract, list_columns(self.contract, heading.columns))
+        self._read(heading, staging.add)
         if self.faults.total:
             return None
         staging.close_input()
         repeated = 0 if self._is_unbroken else staging.collapse_repeats()
-        self.faults.add(staging.find_repeated_keys())
-        gaps = self._judge_series(staging, heading)
+        rejected = self._settle_repeated_keys(staging)
+        gaps = GapReport()
+        if self._is_unbroken:
+            time, step = self.contract.key.time or "", timedelta(seconds=self.contract.step_s or 0.0)
+            self.faults.add(gap.to_fault(time, step) for gap in staging.find_gaps())
+        else:
+            for gap in staging.find_gaps():
+                gaps.add(gap)
+        self._check_length(staging.count_longest, heading)
         if self.faults.total:
             return None
-        first_at, last_at = staging.find_span()
-        counts = staging.merge(self.source_id)
-        return ImportResult(
-            source_id=self.source_id,
-            rows_new=counts.new,
-            rows_changed=counts.changed,
-            rows_unchanged=counts.unchanged,
-            rows_repeated=repeated,
-            gaps=gaps,
-            ignored_columns=heading.ignored,
-            first_at=first_at,
-            last_at=last_at,
-        )
+        span = staging.find_span()
+        return self._conclude(heading, staging.merge(self.source_id), repeated, rejected, gaps, span)
+
+    def _settle_repeated_keys(self, staging: Staging) -> int:
+        """Note rows whose key an earlier row has; how many were taken out, where that does not refuse the file."""
+        if self.contract.repeats == "refuse":
+            self.faults.add(staging.find_repeated_keys())
+            return 0
+        self.faults.add_left_out(staging.find_repeated_keys())
+        return staging.drop_repeated_keys()
 
     @property
     def _is_unbroken(self) -> bool:
         """Whether every time must be one step after another; one that comes twice is no step, whatever its values."""
         return self.contract.step_s is not None and self.contract.gaps == "refuse"
 
-    def _stage(self) -> tuple[Staging, Heading]:
-        """Read the file into a staging, logging the faults of its cells; raises Unreadable."""
-        if self.received.fault is not None:
-            raise Unreadable([self.received.fault])
-        heading = read_heading(self.received.copy, self.contract)
-        missing = find_missing_columns(self.contract, heading.columns, heading.ignored, heading.line)
-        if missing:
-            raise Unreadable(missing)
-        staging = Staging(self.connection, self.contract, tuple(heading.columns))
-        now = datetime.now(UTC)
-        checker = RowChecker(self.contract, has_decimal_comma=heading.has_decimal_comma, now=now)
+    def _read(self, heading: Heading, store: Callable[[pa.Table], None]) -> None:
+        """Check the file's rows and store them as long as there is no fault; raises Unreadable."""
+        checker = RowChecker(self.contract, has_decimal_comma=heading.has_decimal_comma, now=datetime.now(UTC))
         rows = 0
-        for text_rows in read_rows(self.received, heading):
+        for text_rows in open_rows(self.received, self.contract, self.sheet).rows:
             checked = checker.check(text_rows)
             rows += len(text_rows.lines)
             self.faults.add(checked.faults)
             if not self.faults.total:
-                staging.add(checked.table)
+                store(checked.table)
             if self.on_progress is not None:
                 self.on_progress(text_rows.read_bytes, self.received.size_bytes)
         if rows == 0 and not self.faults.total:
             rule = "at least one row below the heading is needed"
             self.faults.add([RowFault(heading.first_line, "", "no rows", rule)])
-        return staging, heading
 
-    def _judge_series(self, staging: Staging, heading: Heading) -> int:
-        """Log what is wrong with the series as a whole; how many gaps there are where they are allowed."""
-        gaps = 0
-        if self._is_unbroken:
-            self.faults.add(staging.find_gaps())
-        else:
-            gaps = sum(1 for _ in staging.find_gaps())
-        if self.contract.kind == "sequence":
-            needed = self.contract.steps + 1
-            length = staging.count_longest(needed)
-            if length < needed:
-                rule = (
-                    f"{needed} rows are needed with the stored ones, {self.contract.steps} of a window and its target"
-                )
-                time = self.contract.key.time or ""
-                self.faults.add([RowFault(heading.first_line, time, f"{length} rows", rule)])
-        return gaps
+    def _check_length(self, count_longest: Callable[[int], int], heading: Heading) -> None:
+        """A series has to have the rows of one window and its target."""
+        if self.contract.kind != "sequence":
+            return
+        needed = self.contract.steps + 1
+        length = count_longest(needed)
+        if length < needed:
+            rule = f"{needed} rows are needed with the stored ones, {self.contract.steps} of a window and its target"
+            self.faults.add([RowFault(heading.first_line, self.contract.key.time or "", f"{length} rows", rule)])
+
+    def _conclude(
+        self,
+        heading: Heading,
+        counts: Counts,
+        repeated: int,
+        rejected: int,
+        gaps: GapReport,
+        span: tuple[datetime | None, datetime | None],
+    ) -> ImportResult:
+        return ImportResult(
+            source_id=self.source_id,
+            rows_new=counts.new,
+            rows_changed=counts.changed,
+            rows_unchanged=counts.unchanged,
+            rows_repeated=repeated,
+            rows_rejected=rejected,
+            sample_rows_replaced=self.sample_rows_replaced,
+            gaps=gaps.count,
+            first_gaps=tuple(gaps.first),
+            ignored_columns=heading.ignored,
+            first_at=span[0],
+            last_at=span[1],
+        )

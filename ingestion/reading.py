@@ -10,10 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from core.contract import Contract
-from core.errors import RowsRejected
+from core.data_errors import RowsRejected
+from ingestion.fault_log import KEPT_FAULTS
 from ingestion.faults import RowFault, Unreadable
-from ingestion.files import read_heading, read_rows
-from ingestion.importing import KEPT_FAULTS
+from ingestion.forms import open_rows
 from ingestion.receiving import Received, receiving
 from ingestion.validation import LINE, RowChecker, find_missing_columns
 
@@ -37,14 +37,13 @@ def read_columns(contract: Contract, path: Path, *, max_bytes: int) -> Mapping[s
 
 
 def _read_table(contract: Contract, received: Received) -> pa.Table:
-    if received.fault is not None:
-        raise Unreadable([received.fault])
-    heading = read_heading(received.copy, contract)
+    file = open_rows(received, contract)
+    heading = file.heading
     missing = find_missing_columns(contract, heading.columns, heading.ignored, heading.line)
     if missing:
         raise Unreadable(missing)
     checker = RowChecker(contract, has_decimal_comma=heading.has_decimal_comma, now=datetime.now(UTC))
-    checked = [checker.check(rows) for rows in read_rows(received, heading)]
+    checked = [checker.check(rows) for rows in file.rows]
     faults = [fault for part in checked for fault in part.faults]
     if not checked:
         faults = [RowFault(heading.first_line, "", "no rows", "at least one row below the heading is needed")]

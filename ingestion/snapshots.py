@@ -14,9 +14,10 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import insert
 
 from core.contract import Contract
-from core.errors import SnapshotRejected
+from core.data_errors import SnapshotRejected
 from core.snapshots import FileStore, Snapshot, SnapshotDigest, describe_columns, find_snapshot, get_snapshot
 from core.tables import snapshots
+from ingestion.filling import GapFiller
 from ingestion.store import build_selection, get_raw_connection, has_table, list_key, lock_observations, prepare_table
 from ingestion.validation import ARROW_TYPES
 
@@ -25,10 +26,14 @@ _BATCH_ROWS = 50_000
 
 @dataclass(frozen=True)
 class SnapshotQuery:
-    """Which observations: times inclusive, None for no bound; columns None for all, the key always with them."""
+    """Which observations: times inclusive, None for no bound; entities and columns None for all.
+
+    The columns of the key are always there.
+    """
 
     first_at: datetime | None = None
     last_at: datetime | None = None
+    entities: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
 
 
@@ -42,16 +47,17 @@ def create_snapshot(
 ) -> Snapshot:
     """Cut a snapshot: one consistent view of the rows, ordered by key, stored through `files`, then recorded.
 
-    The same rows give the same digest, and one that is recorded already is answered, not stored again. Raises
-    SnapshotRejected where there are too few rows for one window and its target. A failure on the way, a full disk
-    too, leaves neither a record nor a file in `work_folder`.
+    Missing steps are filled in it as the contract declares. The same rows give the same digest, and one that is
+    recorded already is answered, not stored again. Raises SnapshotRejected where there are too few rows for one window
+    and its target. A failure on the way, a full disk too, leaves neither a record nor a file in `work_folder`.
     """
     query = query or SnapshotQuery()
     _prepare(engine, contract)
     names = _list_columns(contract, query)
     partial = work_folder / f"{uuid4().hex}.partial"
     try:
-        snapshot = _write(engine, contract, names, query, partial)
+        filler = GapFiller(contract)
+        snapshot = _write(engine, contract, names, query, filler, partial)
         _check_rows(contract, snapshot.rows)
         with engine.connect() as connection:
             known = find_snapshot(connection, snapshot.digest)
@@ -60,7 +66,7 @@ def create_snapshot(
         uri = files.store_file(partial, f"{contract.model}-{snapshot.digest}.parquet")
     finally:
         partial.unlink(missing_ok=True)
-    return _record(engine, replace(snapshot, uri=uri), query, names)
+    return _record(engine, replace(snapshot, uri=uri), query, names, filler.filled_rows)
 
 
 def _prepare(engine: Engine, contract: Contract) -> None:
@@ -74,6 +80,8 @@ def _prepare(engine: Engine, contract: Contract) -> None:
 
 
 def _list_columns(contract: Contract, query: SnapshotQuery) -> list[str]:
+    if query.entities is not None and contract.key.entity is None:
+        raise SnapshotRejected(contract.model, "its rows have no entity to choose by")
     known = [column.name for column in contract.columns]
     if query.columns is None:
         return known
@@ -85,12 +93,14 @@ def _list_columns(contract: Contract, query: SnapshotQuery) -> list[str]:
 
 
 def _check_rows(contract: Contract, rows: int) -> None:
-    needed = contract.steps + 1 if contract.kind == "sequence" else 1
+    needed = contract.steps + contract.horizon if contract.kind == "sequence" else 1
     if rows < needed:
         raise SnapshotRejected(contract.model, f"{rows} rows fit the query where at least {needed} are needed")
 
 
-def _write(engine: Engine, contract: Contract, names: list[str], query: SnapshotQuery, path: Path) -> Snapshot:
+def _write(
+    engine: Engine, contract: Contract, names: list[str], query: SnapshotQuery, filler: GapFiller, path: Path
+) -> Snapshot:
     """Write the rows and count them; what comes back has no address yet."""
     schema = pa.schema([(name, ARROW_TYPES[contract.column(name).dtype]) for name in names])
     digest = SnapshotDigest(contract.model, describe_columns(schema))
@@ -98,7 +108,8 @@ def _write(engine: Engine, contract: Contract, names: list[str], query: Snapshot
     times: list[datetime] = []
     with path.open("wb") as file:
         with parquet.ParquetWriter(file, schema, version="2.6", compression="zstd", store_schema=False) as writer:
-            for batch in _read_batches(engine, contract, names, query, schema):
+            batches = _read_batches(engine, contract, names, query, schema)
+            for batch in filler.fill(batches) if filler.is_needed else batches:
                 digest.update(batch)
                 writer.write_batch(batch)
                 rows += batch.num_rows
@@ -116,7 +127,7 @@ def _write(engine: Engine, contract: Contract, names: list[str], query: Snapshot
 def _read_batches(
     engine: Engine, contract: Contract, names: list[str], query: SnapshotQuery, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    selection = build_selection(contract, names, query.first_at, query.last_at)
+    selection = build_selection(contract, names, query.first_at, query.last_at, query.entities)
     with (
         engine.begin() as connection,
         get_raw_connection(connection).cursor(name="millrace_snapshot", binary=True) as cursor,
@@ -128,11 +139,13 @@ def _read_batches(
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _record(engine: Engine, snapshot: Snapshot, query: SnapshotQuery, names: list[str]) -> Snapshot:
+def _record(engine: Engine, snapshot: Snapshot, query: SnapshotQuery, names: list[str], filled_rows: int) -> Snapshot:
     bounds = {
         "first_at": query.first_at.isoformat() if query.first_at else None,
         "last_at": query.last_at.isoformat() if query.last_at else None,
+        "entities": query.entities,
         "columns": names,
+        "filled_rows": filled_rows,
     }
     with engine.begin() as connection:
         connection.execute(insert(snapshots).values(**asdict(snapshot), query=bounds).on_conflict_do_nothing())

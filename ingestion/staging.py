@@ -3,7 +3,6 @@
 It lives and dies with the transaction; memory does not grow with the input.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,12 +11,13 @@ from uuid import UUID
 
 import pyarrow as pa
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
-from pyarrow import csv as arrow_csv
 from sqlalchemy import Connection
 
 from core.contract import Contract
 from core.database import create_partitions
+from ingestion.copying import copy_rows
 from ingestion.faults import RowFault
+from ingestion.gaps import Gap, show
 from ingestion.store import (
     POSTGRES_TYPES,
     ROW_HASH,
@@ -32,6 +32,8 @@ from ingestion.validation import LINE
 
 _TABLE = SQL("incoming")
 _FETCH_ROWS = 1_000
+# Judging and merging sort all rows of the input.
+_WORK_MEMORY = "64MB"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Staging:
         self._columns = tuple(column.name for column in contract.columns if column.name in columns)
         self._key = list_key(contract)
         self._stored = Identifier(build_table_name(contract.model))
+        self._raw.execute(SQL("SET LOCAL work_mem TO {}").format(Literal(_WORK_MEMORY)))
         definitions = [
             SQL("{} {}").format(Identifier(name), SQL(POSTGRES_TYPES[contract.column(name).dtype]))
             for name in self._columns
@@ -62,14 +65,9 @@ class Staging:
             SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DROP").format(_TABLE, SQL(", ").join(definitions))
         )
 
-    def add(self, table: pa.Table) -> None:
-        """Copy typed rows in; `table` has the staging's columns and `source_line`."""
-        names = [*self._columns, LINE]
-        text = io.BytesIO()
-        arrow_csv.write_csv(table.select(names), text, arrow_csv.WriteOptions(include_header=False))
-        statement = SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(_TABLE, join_names(names))
-        with self._raw.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.write(text.getbuffer())
+    def add(self, rows: pa.Table) -> None:
+        """Copy typed rows in; they have the staging's columns and `source_line`."""
+        copy_rows(self._raw, _TABLE, rows.select([*self._columns, LINE]), {})
 
     def close_input(self) -> None:
         """Call it once, after the last `add`: rows without time or id get their hash, and the planner its figures."""
@@ -108,29 +106,43 @@ class Staging:
             " WHERE {line} <> first_line ORDER BY {line}"
         ).format(line=line, key=key, table=_TABLE)
         for found, first, *values in self._stream(query):
-            shown = ", ".join(_show(value) for value in values)
+            shown = ", ".join(show(value) for value in values)
             yield RowFault(cast(int, found), self._key[-1], shown, f"each key once; line {first} has it too")
 
-    def find_gaps(self) -> Iterator[RowFault]:
-        """A fault for every place where the series, stored and new rows together, does not go on by exactly one step.
+    def drop_repeated_keys(self) -> int:
+        """Leave the first row under each key; how many were dropped."""
+        if not self._has_repeats():
+            return 0
+        return self._raw.execute(
+            SQL(
+                "DELETE FROM {table} AS later USING (SELECT {key}, min({line}) AS first_line FROM {table}"
+                " GROUP BY {key} HAVING count(*) > 1) AS first WHERE {same} AND later.{line} > first.first_line"
+            ).format(
+                table=_TABLE,
+                key=join_names(self._key),
+                line=Identifier(LINE),
+                same=_join_equal(self._key, "later", "first"),
+            )
+        ).rowcount
+
+    def find_gaps(self) -> Iterator[Gap]:
+        """Every place where the series, stored and new rows together, does not go on by exactly one step.
 
         Only what the input touches is looked at: its own span and the stored rows next to it.
         """
         time, step_s = self._contract.key.time, self._contract.step_s
         if time is None or step_s is None:
             return
-        step = timedelta(seconds=step_s)
-        for line, at, before_line, before_at in self._stream(self._build_gap_query(time, step)):
-            found_at, previous_at = cast(datetime, at), cast(datetime, before_at)
-            if line is None:
-                where, value = cast(int, before_line), _show(previous_at)
-                needed = _show(found_at - step)
-                rule = f"rows up to {needed} are needed, one step of {_show(step)} before the next stored row"
-            else:
-                where, value = cast(int, line), _show(found_at)
-                origin = f"line {before_line}" if before_line is not None else "the last stored row before"
-                rule = f"{_show(previous_at + step)} is needed, one step of {_show(step)} after {origin}"
-            yield RowFault(where, time, value, rule)
+        for entity, line, at, before_line, before_at in self._stream(
+            self._build_gap_query(time, timedelta(seconds=step_s))
+        ):
+            yield Gap(
+                entity=str(entity),
+                after_at=cast(datetime, before_at).astimezone(UTC),
+                at=cast(datetime, at).astimezone(UTC),
+                after_line=cast("int | None", before_line),
+                line=cast("int | None", line),
+            )
 
     def count_longest(self, most: int) -> int:
         """Rows of the longest series that the input touches, stored and new together, counted up to `most`."""
@@ -240,8 +252,8 @@ class Staging:
             "   UNION ALL SELECT entity, at, NULL FROM beside WHERE at IS NOT NULL"
             "  ) AS both_sides GROUP BY entity, at"
             " )"
-            " SELECT line, at, before_line, before_at FROM ("
-            "  SELECT line, at, lag(line) OVER series AS before_line, lag(at) OVER series AS before_at"
+            " SELECT entity, line, at, before_line, before_at FROM ("
+            "  SELECT entity, line, at, lag(line) OVER series AS before_line, lag(at) OVER series AS before_at"
             "  FROM merged WINDOW series AS (PARTITION BY entity ORDER BY at)"
             " ) AS steps WHERE at - before_at <> {step} AND (line IS NOT NULL OR before_line IS NOT NULL) ORDER BY at"
         ).format(
@@ -270,14 +282,3 @@ def _join_equal(names: Sequence[str], left: str, right: str) -> Composed:
 
 def _to_utc(value: object) -> datetime | None:
     return value.astimezone(UTC) if isinstance(value, datetime) else None
-
-
-def _show(value: object) -> str:
-    """A time without the parts that are zero; a step in words."""
-    if isinstance(value, datetime):
-        text = value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        return text.removesuffix("T00:00:00Z")
-    if isinstance(value, timedelta):
-        days = value / timedelta(days=1)
-        return f"{days:g} day{'' if days == 1 else 's'}" if days >= 1 else f"{value.total_seconds():g} s"
-    return str(value)

@@ -4,7 +4,7 @@ Every name in it comes from the contract. A prepared row leads back to its raw o
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pandas as pd
 import psycopg
@@ -12,8 +12,9 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from sqlalchemy import Connection
 
 from core.contract import Contract, Dtype
-from core.database import PartitionInterval
+from core.database import PartitionInterval, create_partitions, drop_partitions
 from core.errors import DeclarationRejected
+from core.names import name_observations
 from ingestion.validation import LINE
 
 SOURCE = "source_id"
@@ -34,6 +35,9 @@ _PANDAS_TYPES: dict[Dtype, str] = {
     "boolean": "boolean",
     "time": "datetime64[us, UTC]",
 }
+AHEAD = timedelta(days=31)
+"""How long before its first row a partition is there."""
+
 _DAY_S = 86_400.0
 # A name in PostgreSQL has 63 bytes; a partition's adds at most `_y2024m12`.
 _MOST_NAME = 63 - len("observations__y2024m12")
@@ -53,7 +57,7 @@ def build_table_name(model: str) -> str:
     """Name of the table of a model's observations; raises DeclarationRejected for a name too long to be one."""
     if len(model) > _MOST_NAME:
         raise DeclarationRejected(model, f"its name is longer than the {_MOST_NAME} characters that a table's allows")
-    return f"observations_{model}"
+    return name_observations(model)
 
 
 def list_key(contract: Contract) -> tuple[str, ...]:
@@ -119,31 +123,51 @@ def _create(raw: RawConnection, table: str, contract: Contract) -> None:
             Identifier(table), SQL(", ").join(columns), join_names(key), partition
         )
     )
+    if contract.ranking is not None and contract.key.entity is not None:
+        # What one user has is asked for with every recommendation.
+        raw.execute(SQL("CREATE INDEX ON {} ({})").format(Identifier(table), Identifier(contract.key.entity)))
 
 
 def _define(name: str, definition: str) -> Composed:
     return SQL("{} {}").format(Identifier(name), SQL(definition))
 
 
-def _widen(raw: RawConnection, table: str, contract: Contract) -> None:
+def is_prepared(connection: Connection, contract: Contract) -> bool:
+    """Whether the table is there as `prepare_table` would leave it; asks without a lock."""
+    raw, table = get_raw_connection(connection), build_table_name(contract.model)
+    if not has_table(connection, contract.model):
+        return False
+    stored = _load_columns(raw, table)
+    wanted = {column.name: POSTGRES_TYPES[column.dtype] for column in contract.columns}
+    return wanted.items() <= stored.items() and _load_key(raw, table) == list_key(contract)
+
+
+def _load_columns(raw: RawConnection, table: str) -> dict[str, str]:
+    """Names and types of the table's columns."""
     found = raw.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
         [table],
     )
-    stored = {str(name): str(kind) for name, kind in found}
-    key = [
-        row[0]
-        for row in raw.execute(
-            "SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS place (attnum, position)"
-            " JOIN pg_attribute USING (attnum) WHERE indisprimary AND indrelid = %s::regclass AND attrelid = indrelid"
-            " ORDER BY position",
-            [table],
-        )
-    ]
-    if tuple(key) != list_key(contract):
+    return {str(name): str(kind) for name, kind in found}
+
+
+def _load_key(raw: RawConnection, table: str) -> tuple[str, ...]:
+    """Columns of the table's primary key."""
+    found = raw.execute(
+        "SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS place (attnum, position)"
+        " JOIN pg_attribute USING (attnum) WHERE indisprimary AND indrelid = %s::regclass AND attrelid = indrelid"
+        " ORDER BY position",
+        [table],
+    )
+    return tuple(str(row[0]) for row in found)
+
+
+def _widen(raw: RawConnection, table: str, contract: Contract) -> None:
+    stored, key = _load_columns(raw, table), _load_key(raw, table)
+    if key != list_key(contract):
         raise DeclarationRejected(
-            contract.model, f"its rows are stored under the key {key}, not {[*list_key(contract)]}"
+            contract.model, f"its rows are stored under the key {[*key]}, not {[*list_key(contract)]}"
         )
     for column in contract.columns:
         wanted = POSTGRES_TYPES[column.dtype]
@@ -158,8 +182,27 @@ def _widen(raw: RawConnection, table: str, contract: Contract) -> None:
             raw.execute(SQL("ALTER TABLE {} ADD COLUMN {}").format(Identifier(table), definition))
 
 
+def make_partitions_ahead(connection: Connection, contract: Contract, now: datetime) -> None:
+    """See that the partitions of the present and of the next AHEAD are there."""
+    if contract.key.time is not None:
+        interval = get_partition_interval(contract)
+        create_partitions(connection, build_table_name(contract.model), now, now + AHEAD, interval)
+
+
+def drop_expired(connection: Connection, contract: Contract, now: datetime) -> list[str]:
+    """Drop the partitions whose every row is older than the contract keeps; their names. See `lock_observations`."""
+    if contract.retention_days is None:
+        return []
+    border_at = now - timedelta(days=contract.retention_days)
+    return drop_partitions(connection, build_table_name(contract.model), border_at, get_partition_interval(contract))
+
+
 def build_selection(
-    contract: Contract, columns: Sequence[str], first_at: datetime | None = None, last_at: datetime | None = None
+    contract: Contract,
+    columns: Sequence[str],
+    first_at: datetime | None = None,
+    last_at: datetime | None = None,
+    entities: Sequence[str] | None = None,
 ) -> Composed:
     """A query of the observations' columns, ordered by key, from `first_at` to `last_at`, both inclusive."""
     conditions: list[Composable] = []
@@ -169,6 +212,8 @@ def build_selection(
             conditions.append(SQL("{} >= {}").format(time, Literal(first_at)))
         if last_at is not None:
             conditions.append(SQL("{} <= {}").format(time, Literal(last_at)))
+    if contract.key.entity is not None and entities is not None:
+        conditions.append(SQL("{}::text = ANY({})").format(Identifier(contract.key.entity), Literal(list(entities))))
     where = SQL(" WHERE {}").format(SQL(" AND ").join(conditions)) if conditions else SQL("")
     return SQL("SELECT {} FROM {}{} ORDER BY {}").format(
         join_names(columns), Identifier(build_table_name(contract.model)), where, join_names(list_key(contract))

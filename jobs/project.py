@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from core.connections import Connections
-from core.errors import MillraceError, Unavailable
+from core.errors import MillraceError, NotReproduced, Unavailable
 from core.local_platform import open_platform
 from core.logs import configure_logs
 from core.resolution import find_target_version
@@ -25,9 +26,10 @@ from core.trainings import CONTINUE, Training, get_training, hold_alive, request
 from ingestion.snapshots import create_snapshot
 from jobs.checking import run_check
 from jobs.training import prepare_attempt, settle_error
+from jobs.tuning import Search, tune, work_on_study
 from training.attempt import run_attempt
+from training.reproducing import reproduce_version
 from training.rescoring import log_rescore, rescore_version
-from training.tuning import tune_workload
 from workloads.catalogue import get_workload
 from workloads.declaration import Workload
 
@@ -69,8 +71,14 @@ def _build_parser() -> argparse.ArgumentParser:
         if name == "tune":
             entry.add_argument("--trials", type=float, default=20)
             entry.add_argument("--study", default="")
-            entry.add_argument("--pick", default="min_mae")
-        if name == "evaluate":
+            entry.add_argument("--pick", default="")
+            entry.add_argument("--objectives", default="")
+            entry.add_argument("--workers", type=float, default=1)
+            # Set for the children that run the trials.
+            entry.add_argument("--worker", type=int, default=None, help=argparse.SUPPRESS)
+            entry.add_argument("--run", default="", help=argparse.SUPPRESS)
+            entry.add_argument("--snapshot", default="", help=argparse.SUPPRESS)
+        if name in ("evaluate", "reproduce"):
             entry.add_argument("--version", default="Production")
     return parser
 
@@ -150,18 +158,43 @@ def _attempt(connections: Connections, workload: Workload, training: Training, *
 
 
 def _tune(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
-    with _started_run(connections, workload, "tune") as run_id:
-        tuned = tune_workload(
+    objectives = tuple(name for name in options.objectives.split(",") if name)
+    if options.worker is not None:
+        work_on_study(
             connections,
             workload,
-            _load_columns(connections, workload),
-            study_name=options.study or workload.name,
+            study=options.study,
+            digest=options.snapshot,
             trials=int(options.trials),
-            pick=options.pick,
-            run_id=run_id,
+            objectives=objectives,
+            run_id=options.run,
+            worker=options.worker,
         )
-    Console().print(f"Study {tuned.study}, {tuned.trials} trials; {options.pick} picks {dict(tuned.parameters)}")
-    Console().print(tuned.front_csv, markup=False, highlight=False)
+        return
+    search = Search(options.study, int(options.trials), options.pick, objectives, int(options.workers))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        _started_run(connections, workload, "tune") as run_id,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task("trials", total=search.trials)
+        tuned = tune(
+            connections,
+            workload,
+            search,
+            run_id,
+            lambda ended, wanted: progress.update(bar, completed=min(ended, wanted)),
+        )
+    console = Console()
+    console.print(tuned.front_csv, markup=False, highlight=False, soft_wrap=True)
+    settings = " ".join(f"--set {name}={value:.6g}" for name, value in tuned.parameters.items())
+    console.print(
+        f"Study {tuned.study}: {tuned.trials} trials, {tuned.pruned} pruned; errors of the pick {dict(tuned.errors)}\n"
+        f"millrace train {workload.name} {settings}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _evaluate(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
@@ -172,8 +205,23 @@ def _evaluate(connections: Connections, workload: Workload, options: argparse.Na
         log_rescore(connections, run_id, rescore)
     Console().print(
         f"{workload.name} version {rescore.version} on {rescore.rows} rows: {dict(rescore.model)}, "
-        f"baseline {dict(rescore.baseline)}",
+        f"baselines {dict(rescore.baselines)}",
         markup=False,
+    )
+
+
+def _reproduce(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    version = find_target_version(connections, workload.name, options.version)
+    found = reproduce_version(connections, workload, version)
+    if not found.is_equal:
+        raise NotReproduced(workload.name, version, found.difference, found.reasons)
+    Console().print(
+        f"{workload.name} version {version}: trained again from its snapshot, it predicts the same on {found.rows} "
+        f"hold-out rows (largest relative difference {found.difference:.3g})"
+        + "".join(f"; {reason}" for reason in found.reasons),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -207,6 +255,7 @@ ENTRIES: Mapping[str, Callable[[Connections, Workload, argparse.Namespace], None
     "train": _train,
     "tune": _tune,
     "evaluate": _evaluate,
+    "reproduce": _reproduce,
     "retrain": _retrain,
     "check": _check,
 }

@@ -43,6 +43,8 @@ async def _work(app: procrastinate.App, connections: Connections) -> None:
             asyncio.create_task(_run_queues(app, connections, "trainings", [QUEUES["train"]], 1)),
             asyncio.create_task(_run_queues(app, connections, "checks", [QUEUES["check"]], 1)),
             asyncio.create_task(_run_queues(app, connections, "housekeeping", [QUEUES["reconcile"]], 2)),
+            # The folder and a pull at the same time; neither waits for the other.
+            asyncio.create_task(_run_queues(app, connections, "ingestion", [QUEUES["pull"]], 2)),
             asyncio.create_task(stopped.wait()),
         ]
         if connections.settings.auto_train_on_startup:

@@ -1,18 +1,22 @@
 """The data plane, without HTTP: a parsed request in, a recorded prediction out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.codecs import CODECS, check_inputs, decode_request
+from core.codecs import CODECS, decode_request, decode_row
 from core.contract import Contract, Route
-from core.errors import AnswerNotFinite, Fault, RequestRejected, show_value
-from core.features import build_monitored
+from core.errors import Fault, RequestRejected, show_value
+from core.features import build_monitored, encode_history
+from core.serving_errors import AnswerNotFinite
 from serving.answers import Prediction
+from serving.histories import History
 from serving.journal import Journal
 from serving.loading import LoadedVersion
+from serving.ranking import Ranked, choose_items, knows_likes
 from serving.records import Entry, build_ids, now_us
 
 Decode = Callable[[Contract, object], NDArray[np.float32]]
@@ -35,9 +39,11 @@ class DataPlane:
         return self._predict(loaded, body, _decode_own, request_id)
 
     def predict_documented(self, loaded: LoadedVersion, route: Route, body: object, request_id: str) -> Prediction:
-        """Answer a documented route's body: an object with the member that its codec is named after, one row."""
+        """Answer a documented route's body: one row, itself or as the member that the codec is named after."""
 
         def decode(contract: Contract, given: object) -> NDArray[np.float32]:
+            if route.codec is None or route.codec == "row":
+                return decode_row(contract, given)
             if not isinstance(given, dict) or route.codec not in given:
                 value = show_value(sorted(map(str, given)) if isinstance(given, dict) else given)
                 raise RequestRejected(
@@ -51,24 +57,55 @@ class DataPlane:
 
         return self._predict(loaded, body, decode, request_id)
 
-    def _predict(self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str) -> Prediction:
+    def rank(self, loaded: LoadedVersion, history: History, k: int, request_id: str) -> Ranked:
+        """The `k` best items for the user with that history, without any that the user has; fewer if there are no more.
+
+        What is in the journal is the input and those items: the codes, then the scores, zeros where there are fewer.
+        """
         contract = loaded.contract
+        inputs = encode_history(contract, history.items, history.strengths)[None]
+        outputs = self._infer(loaded, inputs, request_id)[0]
+        codes, scores = choose_items(contract, outputs, history, k)
+        answered = np.zeros((1, 2 * k), dtype=np.float32)
+        answered[0, : len(codes)], answered[0, k : k + len(codes)] = codes, scores
+        ids = build_ids(1)
+        self._record(loaded, request_id, ids, inputs, answered)
+        return Ranked(
+            contract, loaded.version, codes, scores, knows_likes(contract, inputs[0]), history.is_whole, ids[0]
+        )
+
+    def predict_decoded(self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str) -> Prediction:
+        """Answer a body of another protocol, which `decode` makes the checked input; recorded and raising as `predict`.
+
+        `decode` raises RequestRejected.
+        """
+        return self._predict(loaded, body, decode, request_id)
+
+    @contextmanager
+    def noting_refusal(self, loaded: LoadedVersion, request_id: str) -> Iterator[None]:
+        """Record a request that the block refuses with RequestRejected."""
         try:
-            inputs = decode(contract, body)
-            if not np.isfinite(inputs).all():
-                # A double that is beyond float32.
-                check_inputs(contract, inputs)
+            yield
         except RequestRejected as error:
             self._refuse(loaded, request_id, error.sentence)
             raise
+
+    def _predict(self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str) -> Prediction:
+        contract = loaded.contract
+        with self.noting_refusal(loaded, request_id):
+            inputs = decode(contract, body)
+        outputs = self._infer(loaded, inputs, request_id)
+        ids = build_ids(len(inputs))
+        self._record(loaded, request_id, ids, inputs, outputs)
+        return Prediction(loaded.model, loaded.version, contract, outputs, ids)
+
+    def _infer(self, loaded: LoadedVersion, inputs: NDArray[np.float32], request_id: str) -> NDArray[np.float32]:
         outputs = loaded.runtime.predict(inputs)
         if not np.isfinite(outputs).all():
             failure = AnswerNotFinite(loaded.model, loaded.version)
             self._refuse(loaded, request_id, failure.sentence)
             raise failure
-        ids = build_ids(len(inputs))
-        self._record(loaded, request_id, ids, inputs, outputs)
-        return Prediction(loaded.model, loaded.version, contract.steps, outputs, ids)
+        return outputs
 
     def _record(
         self,
@@ -105,8 +142,8 @@ class DataPlane:
 
 
 def _decode_own(contract: Contract, body: object) -> NDArray[np.float32]:
-    unknown = sorted(set(map(str, body)) - _MEMBERS) if isinstance(body, dict) else []
-    if unknown:
+    if isinstance(body, dict) and not body.keys() <= _MEMBERS:
+        unknown = sorted(set(map(str, body)) - _MEMBERS)
         # A member that is misspelt would be answered by another version, or for fewer rows, than was meant.
         rule = f"only {', '.join(sorted(_MEMBERS))} are known"
         raise RequestRejected(contract.model, [Fault("body", show_value(name), rule) for name in unknown])

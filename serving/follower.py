@@ -7,10 +7,9 @@ registry a second. While the registry, the database or the artifacts are away, w
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psycopg
 from sqlalchemy import Engine
@@ -18,7 +17,6 @@ from sqlalchemy.exc import OperationalError
 
 from core.database import TRANSITIONS_CHANNEL, listening
 from core.errors import (
-    MillraceError,
     ModelNotFound,
     ModelVersionNotFound,
     NoProductionVersion,
@@ -26,14 +24,24 @@ from core.errors import (
     VersionNotReady,
 )
 from core.settings import Settings
+from core.targets import LATEST, PRODUCTION
 from serving.documented import DocumentedRoutes
-from serving.journal import Journal
-from serving.loading import LoadedVersion, load_version
+from serving.loading import LoadedVersion
+from serving.metrics import Metrics
 from serving.model_pool import ModelPool
 from serving.outages import Outage
-from serving.registry_client import OpenRegistry, RegistryClient
-from serving.resolution import Resolved, Wanted, load_last_resolved, load_wanted, resolve, store_last_resolved
-from serving.version_cache import VersionCache
+from serving.registry_client import OpenRegistry
+from serving.resolution import (
+    Resolved,
+    Wanted,
+    load_last_resolved,
+    load_latest,
+    load_named,
+    load_wanted,
+    resolve,
+    store_last_resolved,
+)
+from serving.version_loader import VersionLoader
 from web.health import HealthCheck
 
 logger = logging.getLogger(__name__)
@@ -64,23 +72,23 @@ class Follower:
         engine: Engine,
         *,
         pool: ModelPool,
-        journal: Journal,
+        loader: VersionLoader,
+        metrics: Metrics,
         open_registry: OpenRegistry,
     ) -> None:
         self._settings = settings
         self._database_url = database_url
         self._engine = engine
         self._pool = pool
-        self._journal = journal
+        self._loader = loader
+        self._metrics = metrics
         self._open_registry = open_registry
         self._folder = settings.versions_folder
-        self._cache = VersionCache(self._folder)
-        self._registry: RegistryClient | None = None
+        self._production: dict[str, int] = {}
         self._wanted: Wanted | None = None
         self._resolved: dict[str, Resolved] = {}
         self._failures: dict[str, Failure] = {}
         self._documented = DocumentedRoutes()
-        self._load_lock = threading.Lock()
         self._has_looked = False
         self._fault = ""
         self._stopping = threading.Event()
@@ -117,11 +125,25 @@ class Follower:
         declared = self._wanted.targets if self._wanted else {}
         return sorted({*declared, *self._resolved})
 
+    def find_serving(self, model: str) -> LoadedVersion | None:
+        """The version that serves the model, if it is loaded: at once."""
+        return self._pool.find_serving(model)
+
+    def find_served_version(self, model: str) -> int | None:
+        """The number of the version that serves the model, loaded or not at the moment."""
+        return self._pool.get_slot(model).version
+
     def get_serving(self, model: str) -> LoadedVersion:
-        """The version that serves the model; raises ModelNotFound, NoProductionVersion, VersionNotReady."""
+        """The version that serves the model, loaded again first where it was unloaded.
+
+        Raises ModelNotFound, NoProductionVersion, VersionNotReady.
+        """
         loaded = self._pool.find_serving(model)
         if loaded is not None:
             return loaded
+        version = self._pool.get_slot(model).version
+        if version is not None:
+            return self._loader.get(model, version)
         failure = self._failures.get(model)
         resolved = self._resolved.get(model)
         target = resolved.target if resolved else self._get_target(model)
@@ -133,22 +155,18 @@ class Follower:
             raise VersionNotReady(model, failure.version, failure.reason)
         raise NoProductionVersion(model, target)
 
-    def get_version(self, model: str, version: int) -> LoadedVersion:
-        """Exactly that version, loaded first where it is not; never another one in its place.
+    def get_version(self, model: str, version: int | str) -> LoadedVersion:
+        """Exactly that version, `Production` or `latest`, loaded first where it is not; never another in its place.
 
-        Raises ModelNotFound, ModelVersionNotFound, TrackingUnavailable, VersionNotReady. Takes as long as a download.
+        Raises ModelNotFound, ModelVersionNotFound, TrackingUnavailable, DatabaseUnavailable, VersionNotReady. Takes as
+        long as a download.
         """
-        loaded = self._pool.find_loaded(model, version)
+        loaded = self._pool.find_loaded(model, version) if isinstance(version, int) else None
         if loaded is not None:
             return loaded
         if model not in self.load_known_models():
             raise ModelNotFound(model, self.load_known_models())
-        with self._load_lock:
-            loaded = self._pool.find_loaded(model, version)
-            if loaded is None:
-                loaded = self._load(model, version)
-                self._pool.keep_asked_for(loaded)
-        return loaded
+        return self._loader.get(model, version if isinstance(version, int) else self._resolve_word(model, version))
 
     def find_resolved(self, model: str) -> Resolved | None:
         """What the model's target means; None before that is known."""
@@ -168,24 +186,27 @@ class Follower:
     # --- following -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._restore()
+        self._attempt(self._restore)
         while not self._stopping.is_set():
             self._woken.clear()
-            try:
-                self._look()
-            except Exception:
-                # Whatever it is, what serves keeps serving, and the next look may succeed. It is logged once.
-                if not self._fault:
-                    logger.exception("following the registry failed")
-                self._fault = "the last look at the registry failed, the log says why"
-            else:
-                self._fault = ""
+            self._attempt(self._look)
             self._woken.wait(self._settings.follow_interval_s)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            # Whatever it is, what serves keeps serving, and the next look may succeed. It is logged once.
+            if not self._fault:
+                logger.exception("following the registry failed")
+            self._fault = "the last look at the registry failed, the log says why"
+        else:
+            self._fault = ""
 
     def _restore(self) -> None:
         """Serve what served last, from the cache alone."""
         for model, resolved in load_last_resolved(self._folder).items():
-            if resolved.version is not None and self._cache.find(model, resolved.version):
+            if resolved.version is not None and self._loader.is_cached(model, resolved.version):
                 self._follow(model, resolved)
         self._publish()
 
@@ -195,6 +216,8 @@ class Follower:
         self._is_download_waiting = False
         if wanted is not None:
             self._wanted = wanted
+        if production is not None:
+            self._production = production
         if self._wanted is not None:
             for model, resolved in resolve(self._wanted, production).items():
                 self._follow(model, resolved)
@@ -219,9 +242,9 @@ class Follower:
 
     def _load_production(self) -> dict[str, int] | None:
         try:
-            if self._registry is None:
-                self._registry = self._open_registry(self._settings)
-            production = self._registry.load_production_versions()
+            if self._loader.registry is None:
+                self._loader.registry = self._open_registry(self._settings)
+            production = self._loader.registry.load_production_versions()
         except Unavailable as error:
             self._tracking.begin(error)
             return None
@@ -230,7 +253,7 @@ class Follower:
 
     def _follow(self, model: str, resolved: Resolved) -> None:
         version = resolved.version
-        serving = self._pool.find_serving(model)
+        serving = self._pool.get_slot(model).version
         self._resolved[model] = resolved
         if version is None:
             self._failures.pop(model, None)
@@ -238,7 +261,7 @@ class Follower:
                 logger.warning("nothing serves %s: target %s means no version", model, resolved.target)
                 self._pool.clear(model)
             return
-        if serving is not None and serving.version == version:
+        if serving == version:
             self._failures.pop(model, None)
             return
         failure = self._failures.get(model)
@@ -246,13 +269,13 @@ class Follower:
             self._change(model, resolved, version)
 
     def _change(self, model: str, resolved: Resolved, version: int) -> None:
+        started_s = time.perf_counter()
         try:
-            with self._load_lock:
-                loaded = self._pool.find_loaded(model, version) or self._load(model, version)
+            loaded = self._loader.load(model, version)
         except ModelVersionNotFound as error:
             # A pinned version that does not exist is an error, and never answered by another one.
             self._fail(model, version, error.sentence)
-            if resolved.target == str(version):
+            if resolved.target not in (PRODUCTION, LATEST):
                 self._pool.clear(model)
         except Unavailable as error:
             if isinstance(error, VersionNotReady):
@@ -266,61 +289,52 @@ class Follower:
             self._fail(model, version, "loading it failed, the log says why")
         else:
             self._failures.pop(model, None)
+            replaced = self._pool.get_slot(model).version
             self._pool.swap(loaded)
+            self._metrics.observe_swap(model, version, replaced, time.perf_counter() - started_s)
             logger.info("version %s serves %s, target %s", version, model, resolved.target)
 
     def _fail(self, model: str, version: int, reason: str) -> None:
         # Before the registry's client is there, a damaged copy could not be downloaded again.
-        wait_s = 0.0 if self._registry is None else _RETRY_FAILED_S
+        wait_s = 0.0 if self._loader.registry is None else _RETRY_FAILED_S
         failure = Failure(version, reason, datetime.now(UTC), time.monotonic() + wait_s)
         self._failures[model] = failure
-        serving = self._pool.find_serving(model)
-        stays = f"version {serving.version} keeps serving" if serving else "nothing serves it"
+        serving = self._pool.get_slot(model).version
+        stays = f"version {serving} keeps serving" if serving else "nothing serves it"
         logger.error("version %s of %s cannot serve, %s: %s", version, model, stays, reason)
 
-    def _load(self, model: str, version: int) -> LoadedVersion:
-        """Load from the cache, downloaded where it is not there; raises VersionNotReady where it cannot serve."""
-        cached = self._cache.find(model, version)
-        if cached is not None:
-            try:
-                return self._load_folder(cached, model, version)
-            except MillraceError as error:
-                logger.warning("the cached version %s of %s is damaged: %s", version, model, error)
-        if self._registry is None:
-            raise VersionNotReady(model, version, "the registry has not been reached yet")
-        if cached is not None:
-            self._cache.drop(model, version)
-        try:
-            folder = self._cache.get(model, version, self._registry)
-        except OSError as error:
-            raise VersionNotReady(model, version, f"it cannot be stored: {error.strerror}") from error
-        try:
-            return self._load_folder(folder, model, version)
-        except MillraceError as error:
-            self._cache.drop(model, version)
-            logger.warning("the downloaded version %s of %s was refused: %s", version, model, error)
-            raise VersionNotReady(model, version, _hide_folder(error.sentence, folder)) from error
-
-    def _load_folder(self, folder: Path, model: str, version: int) -> LoadedVersion:
-        loaded = load_version(folder, model, version)
-        self._journal.keep_reference(model, version, loaded.reference)
-        return loaded
+    def _resolve_word(self, model: str, word: str) -> int:
+        version = None
+        if word == PRODUCTION:
+            version = self._production.get(model)
+            resolved = self._resolved.get(model)
+            if version is None and resolved is not None and resolved.target == PRODUCTION:
+                # The registry has not been reached since the start.
+                version = resolved.version
+        elif word == LATEST:
+            version = load_latest(self._engine, model)
+        else:
+            version = load_named(self._engine, model, word)
+        if version is None:
+            raise ModelVersionNotFound(
+                model, word, [f"those with a number or a name, {PRODUCTION} and {LATEST} where there is one"]
+            )
+        return version
 
     def _publish(self) -> None:
         """Make documented routes of what serves, and keep what is resolved for the next start."""
         contracts = dict(self._wanted.contracts) if self._wanted else {}
         for model in self.load_known_models():
-            loaded = self._pool.find_serving(model)
-            if loaded is not None:
-                contracts[model] = loaded.contract
+            contract = self._pool.get_slot(model).contract
+            if contract is not None:
+                contracts[model] = contract
         self._documented = self._documented.replace(contracts)
         served = {model: resolved for model, resolved in self._resolved.items() if self._is_served(model, resolved)}
         if served and served != load_last_resolved(self._folder):
             store_last_resolved(self._folder, served)
 
     def _is_served(self, model: str, resolved: Resolved) -> bool:
-        loaded = self._pool.find_serving(model)
-        return loaded is not None and loaded.version == resolved.version
+        return resolved.version is not None and self._pool.get_slot(model).version == resolved.version
 
     def _get_target(self, model: str) -> str | None:
         return self._wanted.targets.get(model) if self._wanted else None
@@ -370,17 +384,11 @@ class Follower:
 
     def _check_model(self, model: str) -> HealthCheck:
         name = f"model {model}"
-        loaded = self._pool.find_serving(model)
+        version = self._pool.get_slot(model).version
         failure = self._failures.get(model)
         if failure is not None:
-            stays = f"version {loaded.version} keeps serving" if loaded else "nothing serves it"
+            stays = f"version {version} keeps serving" if version else "nothing serves it"
             return HealthCheck(name, "degraded", f"{failure.reason} ({stays})")
-        if loaded is None:
+        if version is None:
             return HealthCheck(name, "degraded", "it has no version to serve")
-        return HealthCheck(name, "ok", f"version {loaded.version} serves")
-
-
-def _hide_folder(sentence: str, folder: Path) -> str:
-    for path in {str(folder), str(folder.resolve())}:
-        sentence = sentence.replace(path, "the version")
-    return sentence
+        return HealthCheck(name, "ok", f"version {version} serves")

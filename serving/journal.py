@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.errors import JournalFull, JournalUnwritable
 from core.reference import Reference
+from core.serving_errors import JournalFull, JournalUnwritable
 from serving.records import Entry, encode_entry
 from serving.version_cache import write_atomically
 
@@ -62,7 +62,7 @@ class Journal:
         self._kept: set[tuple[str, int]] = set()
         self._path, self._fd = self._open_segment()
         self._size = 0
-        self.measure_others()
+        self.measure()
 
     @property
     def folder(self) -> Path:
@@ -100,26 +100,20 @@ class Journal:
             write_atomically(_locate_reference(self._folder, model, version), reference.to_json().encode())
             self._kept.add((model, version))
 
-    def load_segments(self) -> list[Segment]:
-        """This process's segments, oldest first."""
-        with self._append_lock:
-            closed = [Segment(path, size, True) for path, size in self._closed_sizes.items()]
-            return [*closed, Segment(self._path, self._size, False)]
-
-    def release(self, segment: Segment) -> None:
-        """Remove a closed segment that is shipped."""
-        remove_segment(segment.path)
-        with self._append_lock:
-            self._own_bytes -= self._closed_sizes.pop(segment.path)
-
-    def measure_others(self) -> None:
-        """Look at how much other processes, alive or dead, hold of the folder."""
+    def measure(self) -> None:
+        """Look at what has been shipped and removed since, and at how much other processes, alive or dead, hold."""
         total = 0
-        for path in self._root.glob(f"*/*{_SEGMENT_SUFFIX}*"):
-            if path.parent != self._folder:
+        for folder in self._root.iterdir():
+            if folder != self._folder:
+                # Segments are removed one by one, and at the end their folder.
                 with _ignoring_removal():
-                    total += path.stat().st_size
+                    for path in folder.glob(f"*{_SEGMENT_SUFFIX}*"):
+                        with _ignoring_removal():
+                            total += path.stat().st_size
         self._others_bytes = total
+        with self._append_lock:
+            for path in [path for path in self._closed_sizes if not path.exists()]:
+                self._own_bytes -= self._closed_sizes.pop(path)
 
     def close(self) -> None:
         """Stop writing. The folder goes, if all of it is shipped; else another process ships it."""
@@ -152,42 +146,59 @@ class Journal:
         os.ftruncate(self._fd, self._size)
 
 
-# --- what dead processes left ------------------------------------------------------------------------------------
+# --- what is shipped ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JournalFolder:
+    """The folder of one process; `is_left` says that the process is dead, and that its lock is held meanwhile."""
+
+    path: Path
+    is_left: bool
+
+    def load_segments(self) -> list[Segment]:
+        """The segments, oldest first. A living process appends to the last one."""
+        paths = sorted(self.path.glob(f"*{_SEGMENT_SUFFIX}"))
+        return [Segment(path, path.stat().st_size, is_closed=self.is_left or path != paths[-1]) for path in paths]
+
+    def remove(self) -> None:
+        """Remove what is left of a dead process, once its segments are shipped; damaged ones stay."""
+        if not list(self.path.glob(f"*{_DAMAGED_SUFFIX}")):
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 @contextmanager
-def adopting(root: Path, own: Path) -> Iterator[list[Path]]:
-    """The folders in `root` whose process is dead, each locked meanwhile; `own` is left out."""
-    adopted: list[tuple[Path, int]] = []
-    for folder in sorted(root.iterdir()):
-        if folder == own or folder.name.startswith(".") or not folder.is_dir():
-            continue
-        try:
-            fd = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            continue
-        adopted.append((folder, fd))
+def holding_folders(root: Path) -> Iterator[list[JournalFolder]]:
+    """The folders in `root`, those of dead processes locked meanwhile."""
+    held: list[int] = []
+    folders: list[JournalFolder] = []
     try:
-        yield [folder for folder, _ in adopted]
+        for path in sorted(root.iterdir()):
+            if path.name.startswith(".") or not path.is_dir():
+                continue
+            try:
+                fd = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            is_left = take_lock(fd)
+            if is_left:
+                held.append(fd)
+            else:
+                os.close(fd)
+            folders.append(JournalFolder(path, is_left))
+        yield folders
     finally:
-        for _, fd in adopted:
+        for fd in held:
             os.close(fd)
 
 
-def load_left_segments(folder: Path) -> list[Segment]:
-    """The segments of a folder whose process is dead, oldest first."""
-    return [Segment(path, path.stat().st_size, True) for path in sorted(folder.glob(f"*{_SEGMENT_SUFFIX}"))]
-
-
-def remove_left_folder(folder: Path) -> None:
-    """Remove the folder of a dead process, once its segments are shipped; damaged ones stay."""
-    if not list(folder.glob(f"*{_DAMAGED_SUFFIX}")):
-        shutil.rmtree(folder, ignore_errors=True)
+def take_lock(fd: int) -> bool:
+    """Lock the open file, unless another process has; whether it is locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # --- segments ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Loading a version beside the ones that serve: read, verify, try, warm. Nothing else sees it before that is done."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from core.contract import Contract
 from core.errors import ModelDirectoryRejected
-from core.model_directory import ModelDirectory
+from core.model_directory import SAMPLE_ROWS, ModelDirectory
 from core.reference import Reference
 from serving.answers import find_unknown_fields
 from serving.runtimes import Runtime, load_runtime
@@ -20,9 +20,13 @@ from serving.runtimes import Runtime, load_runtime
 _WARMING_CALLS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LoadedVersion:
-    """A version that can answer. `row_ms` is how long the model took for one row while it was warmed."""
+    """A version that can answer.
+
+    `row_ms` is how long the model took for one row while it was warmed; `used_at_s` is when it was last asked for, on
+    the clock that only goes forwards. Nothing else of it changes.
+    """
 
     model: str
     version: int
@@ -31,6 +35,7 @@ class LoadedVersion:
     runtime: Runtime
     loaded_at: datetime
     row_ms: float
+    used_at_s: float = field(default_factory=time.monotonic)
 
 
 def load_version(folder: Path, model: str, version: int) -> LoadedVersion:
@@ -49,7 +54,7 @@ def load_version(folder: Path, model: str, version: int) -> LoadedVersion:
     if runtime.input_shape != contract.input_shape:
         reason = f"the model takes {runtime.input_shape} where its contract says {contract.input_shape}"
         raise ModelDirectoryRejected(str(folder), reason)
-    row_ms = _warm(folder, runtime, contract)
+    row_ms = _warm(folder, runtime, _build_warming_rows(folder, directory, contract))
     return LoadedVersion(model, version, contract, reference, runtime, datetime.now(UTC), row_ms)
 
 
@@ -66,7 +71,7 @@ def _check_contract(folder: Path, contract: Contract, model: str) -> None:
     if contract.model != model:
         raise ModelDirectoryRejected(str(folder), f"its contract is of model {contract.model!r}, not of {model!r}")
     for route in contract.routes:
-        unknown = find_unknown_fields(route)
+        unknown = find_unknown_fields(contract, route)
         if unknown:
             raise ModelDirectoryRejected(str(folder), f"route {route.path} asks for {unknown}, which no answer has")
 
@@ -82,15 +87,32 @@ def _load_reference(folder: Path, directory: ModelDirectory, contract: Contract)
     return reference
 
 
-def _warm(folder: Path, runtime: Runtime, contract: Contract) -> float:
-    row = build_trial_row(contract)
+def _build_warming_rows(folder: Path, directory: ModelDirectory, contract: Contract) -> NDArray[np.float32]:
+    """Rows `(rows, *input_shape)` to warm with: those of the hold-out that training kept, else a trial row."""
+    if SAMPLE_ROWS not in directory.evaluation:
+        return build_trial_row(contract)
+    rows = np.asarray(directory.evaluation[SAMPLE_ROWS], dtype=np.float32)
+    if not len(rows) or rows.shape[1:] != contract.input_shape:
+        reason = f"{SAMPLE_ROWS} has the shape {rows.shape} where the contract says {('rows', *contract.input_shape)}"
+        raise ModelDirectoryRejected(str(folder), reason)
+    return rows
+
+
+def _warm(folder: Path, runtime: Runtime, rows: NDArray[np.float32]) -> float:
     times_ms = []
-    for _ in range(_WARMING_CALLS):
+    for call in range(_WARMING_CALLS):
+        row = rows[call % len(rows)][None]
         started_at = time.perf_counter()
         outputs = runtime.predict(row)
         times_ms.append((time.perf_counter() - started_at) * 1000)
-        if outputs.ndim != 2 or len(outputs) != 1:
-            raise ModelDirectoryRejected(str(folder), f"it answers one row with an array of shape {outputs.shape}")
-        if not np.isfinite(outputs).all():
-            raise ModelDirectoryRejected(str(folder), "it answers a row that its contract allows with NaN or infinity")
+        _check_answer(folder, outputs, 1)
+    # Several rows at once take another way through most runtimes.
+    _check_answer(folder, runtime.predict(rows), len(rows))
     return min(times_ms)
+
+
+def _check_answer(folder: Path, outputs: NDArray[np.float32], rows: int) -> None:
+    if outputs.ndim != 2 or len(outputs) != rows:
+        raise ModelDirectoryRejected(str(folder), f"it answers {rows} row(s) with an array of shape {outputs.shape}")
+    if not np.isfinite(outputs).all():
+        raise ModelDirectoryRejected(str(folder), "it answers a row that its contract allows with NaN or infinity")

@@ -1,9 +1,11 @@
 """The versions that are loaded: for each model the one that serves, the one before it, and some asked for by number."""
 
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from core.contract import Contract
 from serving.loading import LoadedVersion
 
 _MAX_ASKED_FOR = 8
@@ -11,27 +13,39 @@ _MAX_ASKED_FOR = 8
 
 @dataclass(frozen=True)
 class Slot:
-    """What serves a model, and what served it before and is kept loaded for an instant rollback."""
+    """What serves a model, and what served it before and is kept loaded for an instant rollback.
 
+    `serving` and `previous` are None where the version of that number is unloaded at the moment: it is loaded again
+    from the cache when it is asked for.
+    """
+
+    version: int | None = None
+    contract: Contract | None = None
     serving: LoadedVersion | None = None
+    previous_version: int | None = None
     previous: LoadedVersion | None = None
 
 
 class ModelPool:
     """One swap is one assignment: a request takes its version once and finishes on it, whatever is swapped meanwhile.
 
-    Only the follower swaps; any thread reads.
+    At most `most_loaded` versions are loaded: beyond that the one that was used longest ago is unloaded. Its memory
+    returns when the last request that holds it has finished. Any thread may call anything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_loaded: int) -> None:
+        self._most_loaded = most_loaded
         self._slots: dict[str, Slot] = {}
-        self._asked_for: OrderedDict[tuple[str, int], LoadedVersion] = OrderedDict()
-        self._asked_for_lock = threading.Lock()
+        self._asked_for: dict[tuple[str, int], LoadedVersion] = {}
+        self._lock = threading.Lock()
 
     def find_serving(self, model: str) -> LoadedVersion | None:
-        """The version that serves the model."""
+        """The version that serves the model, if it is loaded."""
         slot = self._slots.get(model)
-        return slot.serving if slot else None
+        if slot is None or slot.serving is None:
+            return None
+        slot.serving.used_at_s = time.monotonic()
+        return slot.serving
 
     def get_slot(self, model: str) -> Slot:
         return self._slots.get(model, Slot())
@@ -39,28 +53,79 @@ class ModelPool:
     def find_loaded(self, model: str, version: int) -> LoadedVersion | None:
         """The version, if it is loaded for whatever reason."""
         slot = self.get_slot(model)
-        for loaded in (slot.serving, slot.previous):
+        asked_for = self._asked_for.get((model, version))
+        for loaded in (slot.serving, slot.previous, asked_for):
             if loaded and loaded.version == version:
+                loaded.used_at_s = time.monotonic()
                 return loaded
-        with self._asked_for_lock:
-            asked_for = self._asked_for.get((model, version))
-            if asked_for:
-                self._asked_for.move_to_end((model, version))
-            return asked_for
+        return None
+
+    def count_loaded(self) -> int:
+        """How many versions are loaded."""
+        return len(list(self._iterate()))
+
+    def get_numbers(self) -> set[tuple[str, int]]:
+        """Model and number of every version that serves, or that a rollback would bring back."""
+        with self._lock:
+            slots = self._slots.items()
+            numbers = {(model, number) for model, slot in slots for number in (slot.version, slot.previous_version)}
+        return {(model, number) for model, number in numbers if number is not None}
 
     def swap(self, loaded: LoadedVersion) -> None:
         """Let `loaded` serve its model from the next request on."""
-        slot = self.get_slot(loaded.model)
-        self._slots[loaded.model] = Slot(loaded, slot.serving or slot.previous)
+        with self._lock:
+            slot = self.get_slot(loaded.model)
+            is_back = slot.version == loaded.version
+            kept = slot if is_back else self._build_cleared(slot)
+            self._slots[loaded.model] = replace(kept, version=loaded.version, contract=loaded.contract, serving=loaded)
+            self._asked_for.pop((loaded.model, loaded.version), None)
+            self._unload_beyond(loaded)
 
     def clear(self, model: str) -> None:
         """Let nothing serve the model; what served it stays loaded."""
-        slot = self.get_slot(model)
-        self._slots[model] = Slot(None, slot.serving or slot.previous)
+        with self._lock:
+            self._slots[model] = self._build_cleared(self.get_slot(model))
 
     def keep_asked_for(self, loaded: LoadedVersion) -> None:
-        """Keep a version that a request asked for by number; the one unused for longest goes where there are many."""
-        with self._asked_for_lock:
-            self._asked_for[loaded.model, loaded.version] = loaded
-            while len(self._asked_for) > _MAX_ASKED_FOR:
-                self._asked_for.popitem(last=False)
+        """Keep a version that was loaded because a request asked for it."""
+        with self._lock:
+            slot = self.get_slot(loaded.model)
+            if slot.version == loaded.version:
+                self._slots[loaded.model] = replace(slot, serving=loaded)
+            elif slot.previous_version == loaded.version:
+                self._slots[loaded.model] = replace(slot, previous=loaded)
+            else:
+                self._asked_for[loaded.model, loaded.version] = loaded
+                while len(self._asked_for) > _MAX_ASKED_FOR:
+                    self._unload(min(self._asked_for.values(), key=_get_used_at_s))
+            self._unload_beyond(loaded)
+
+    @staticmethod
+    def _build_cleared(slot: Slot) -> Slot:
+        if slot.version is None:
+            return slot
+        return Slot(previous_version=slot.version, previous=slot.serving)
+
+    def _unload_beyond(self, newest: LoadedVersion) -> None:
+        excess = len(list(self._iterate())) - self._most_loaded
+        if excess > 0:
+            others = [loaded for loaded in self._iterate() if loaded is not newest]
+            for loaded in sorted(others, key=_get_used_at_s)[:excess]:
+                self._unload(loaded)
+
+    def _unload(self, loaded: LoadedVersion) -> None:
+        self._asked_for.pop((loaded.model, loaded.version), None)
+        slot = self.get_slot(loaded.model)
+        if slot.serving is loaded:
+            self._slots[loaded.model] = replace(slot, serving=None)
+        elif slot.previous is loaded:
+            self._slots[loaded.model] = replace(slot, previous=None)
+
+    def _iterate(self) -> Iterator[LoadedVersion]:
+        for slot in list(self._slots.values()):
+            yield from (loaded for loaded in (slot.serving, slot.previous) if loaded)
+        yield from list(self._asked_for.values())
+
+
+def _get_used_at_s(loaded: LoadedVersion) -> float:
+    return loaded.used_at_s

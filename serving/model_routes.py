@@ -44,6 +44,7 @@ class ServedModel(BaseModel):
     target_version: int | None
     version: int | None
     loaded_at: datetime | None
+    """None for a version that is unloaded until it is asked for."""
     previous_version: int | None
     failed: FailedVersion | None
     contract: ContractSummary | None
@@ -79,13 +80,13 @@ def _build(follower: Follower, pool: ModelPool, model: str) -> ServedModel:
         model=model,
         target=resolved.target if resolved else None,
         target_version=resolved.version if resolved else None,
-        version=slot.serving.version if slot.serving else None,
+        version=slot.version,
         loaded_at=slot.serving.loaded_at if slot.serving else None,
-        previous_version=slot.previous.version if slot.previous else None,
+        previous_version=slot.previous_version,
         failed=FailedVersion(version=failure.version, reason=failure.reason, failed_at=failure.failed_at)
         if failure
         else None,
-        contract=_summarise(slot.serving.contract) if slot.serving else None,
+        contract=_summarise(slot.contract) if slot.contract else None,
     )
 
 

@@ -22,6 +22,11 @@ class Outage:
             return None
         return f"{self._reason} (for {time.monotonic() - self._since_s:.0f} s)"
 
+    @property
+    def cause(self) -> str:
+        """What the last failed attempt said."""
+        return self._reason
+
     def begin(self, error: Exception) -> None:
         """An attempt failed."""
         # A database error of SQLAlchemy carries the driver's own, which says it without the statement.

@@ -4,78 +4,98 @@ They are plain ASGI applications: one row takes the model some 0.05 ms, and what
 would be most of its time.
 """
 
-from collections.abc import Callable
-from functools import partial
-
-from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.contract import Route
-from core.errors import Fault, RequestRejected, show_value
-from serving.answers import encode_documented, encode_prediction
+from core.errors import Fault, ModelNotFound, RequestRejected, show_value
+from core.targets import LATEST, PRODUCTION
+from core.version_names import LARGEST_NUMBER, is_version_name
+from serving.answering import Answering
+from serving.answers import encode_described, encode_documented, encode_prediction
 from serving.data_plane import DataPlane
 from serving.follower import Follower
-from serving.loading import LoadedVersion
-from web.bodies import check_json_type, parse_json, read_body
-from web.request_ids import add_answer_headers, get_request_id
+from serving.histories import Histories
+from serving.ranking import encode_ranking, parse_ranking
+from web.bodies import check_json_type
+from web.request_ids import get_request_id
 
-# Up to here a request is decoded and computed on the event loop, which is then held for less than a millisecond;
-# handing it to a thread and back costs about 0.1 ms, more than one row takes. What is longer goes to a thread.
-INLINE_MAX_BYTES = 8 * 1024
-INLINE_MAX_ROW_MS = 1.0
-
-_PATH = "/models/{model}/predict"
+_PREFIX, _SUFFIX = "/models/", "/predict"
+_PATH = f"{_PREFIX}{{model}}{_SUFFIX}"
 
 
 class PredictionRoutes:
     """Reads a request, has the data plane answer it, and writes the answer."""
 
-    def __init__(self, follower: Follower, data_plane: DataPlane, max_body_bytes: int) -> None:
+    def __init__(self, follower: Follower, data_plane: DataPlane, answering: Answering, histories: Histories) -> None:
         self._follower = follower
         self._data_plane = data_plane
-        self._max_body_bytes = max_body_bytes
+        self._answering = answering
+        self._histories = histories
 
-    async def answer_model(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /models/{model}/predict`."""
-        model: str = scope["path_params"]["model"]
-        body, is_small = await self._read(scope, receive)
-        version = _find_version(model, body)
-        if version is None:
-            loaded = self._follower.get_serving(model)
-        else:
-            loaded = await run_in_threadpool(self._follower.get_version, model, version)
+        model = find_predicted_model(scope)
+        if model is None:
+            raise ModelNotFound(scope["path"], self._follower.load_known_models())
+        with self._answering.admission:
+            content, body = await self._read(scope, receive)
+            loaded = await self._answering.find_version(scope, model, _find_version(model, body))
 
-        def compute() -> bytes:
-            return encode_prediction(self._data_plane.predict(loaded, body, get_request_id(scope)))
+            def compute() -> bytes:
+                return encode_prediction(self._data_plane.predict(loaded, body, get_request_id(scope)))
 
-        await _answer(scope, send, loaded, compute, is_small)
+            await self._answering.send(send, loaded, compute, len(content))
 
     async def answer_documented(self, model: str, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a path that the contract of `model` documents as `route`."""
-        body, is_small = await self._read(scope, receive)
-        loaded = self._follower.get_serving(model)
+        if route.codec is None:
+            serving = await self._answering.find_version(scope, model)
 
-        def compute() -> bytes:
-            prediction = self._data_plane.predict_documented(loaded, route, body, get_request_id(scope))
-            return encode_documented(prediction, route)
+            def describe() -> bytes:
+                return encode_described(serving.contract, serving.version, route)
 
-        await _answer(scope, send, loaded, compute, is_small)
+            await self._answering.send(send, serving, describe)
+            return
+        with self._answering.admission:
+            content, body = await self._read(scope, receive)
+            loaded = await self._answering.find_version(scope, model)
 
-    async def _read(self, scope: Scope, receive: Receive) -> tuple[object, bool]:
+            def compute() -> bytes:
+                prediction = self._data_plane.predict_documented(loaded, route, body, get_request_id(scope))
+                return encode_documented(prediction, route)
+
+            await self._answering.send(send, loaded, compute, len(content))
+
+    async def answer_ranking(self, model: str, route: Route, user: str, scope: Scope, send: Send) -> None:
+        """Answer a documented path with the best items for the user in it."""
+        with self._answering.admission:
+            loaded = await self._answering.find_version(scope, model)
+
+            def compute() -> bytes:
+                with self._data_plane.noting_refusal(loaded, get_request_id(scope)):
+                    asked = parse_ranking(loaded.contract, user, scope["query_string"])
+                history = self._histories.load(loaded.contract, asked.user)
+                ranked = self._data_plane.rank(loaded, history, asked.k, get_request_id(scope))
+                return encode_ranking(ranked, asked, route)
+
+            # The user's history is read from the database.
+            await self._answering.send(send, loaded, compute, is_long=True)
+
+    async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, object]:
         check_json_type(scope)
-        content = await read_body(scope, receive, self._max_body_bytes)
-        is_small = len(content) <= INLINE_MAX_BYTES
-        return (parse_json(content) if is_small else await run_in_threadpool(parse_json, content)), is_small
+        content = await self._answering.read(scope, receive)
+        return content, await self._answering.parse(content)
 
 
-class PlainRoute(APIRoute):
-    """A route that the OpenAPI description shows, answered by a plain ASGI application."""
-
-    def __init__(self, path: str, answer: ASGIApp, **documented: object) -> None:
-        super().__init__(path, _describe, **documented)  # type: ignore[arg-type]  # FastAPI's own keywords
-        self.app = answer
+def find_predicted_model(scope: Scope) -> str | None:
+    """The model in `POST /models/{model}/predict`; None for any other request."""
+    path: str = scope["path"]
+    if scope["method"] != "POST" or not path.startswith(_PREFIX) or not path.endswith(_SUFFIX):
+        return None
+    model = path[len(_PREFIX) : -len(_SUFFIX)]
+    return model if model and "/" not in model else None
 
 
 class Door:
@@ -94,21 +114,27 @@ class Door:
         if found is None:
             await self._forward(scope, receive, send)
             return
-        model, route = found
+        model, route, user = found
         if scope["method"] != route.method:
             raise HTTPException(405, headers={"Allow": route.method})
-        await self._predictions.answer_documented(model, route, scope, receive, send)
+        if route.codec == "observations":
+            path = f"/models/{model}/observations"
+            await self._forward({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+        elif user is not None:
+            await self._predictions.answer_ranking(model, route, user, scope, send)
+        else:
+            await self._predictions.answer_documented(model, route, scope, receive, send)
 
 
-def build_prediction_route(predictions: PredictionRoutes) -> PlainRoute:
-    """The route `POST /models/{model}/predict`, with its description."""
-    return PlainRoute(
+def describe_prediction_route(app: FastAPI) -> None:
+    """Show `POST /models/{model}/predict` in the OpenAPI description; `PredictionRoutes` answers it."""
+    app.add_api_route(
         _PATH,
-        predictions.answer_model,
+        _describe,
         methods=["POST"],
         name="predict",
         tags=["predictions"],
-        summary="Predict with the version that serves, or with one asked for by number",
+        summary="Predict with the version that serves, or with one that is asked for",
         response_model=None,
         openapi_extra=_OPENAPI,
         responses={
@@ -118,26 +144,15 @@ def build_prediction_route(predictions: PredictionRoutes) -> PlainRoute:
     )
 
 
-async def _answer(
-    scope: Scope, send: Send, loaded: LoadedVersion, compute: Callable[[], bytes], is_small: bool
-) -> None:
-    name, version = loaded.model.encode(), b"%d" % loaded.version
-    add_answer_headers(scope, [(b"x-model-name", name), (b"x-model-version", version)])
-    if is_small and loaded.row_ms <= INLINE_MAX_ROW_MS:
-        content = compute()
-    else:
-        content = await run_in_threadpool(partial(compute))
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
-def _find_version(model: str, body: object) -> int | None:
+def _find_version(model: str, body: object) -> int | str | None:
     version = body.get("version") if isinstance(body, dict) else None
     if version is None:
         return None
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise RequestRejected(model, [Fault("version", show_value(version), "a version's number is expected")])
+    if isinstance(version, str) and (version in (PRODUCTION, LATEST) or is_version_name(version)):
+        return version
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= LARGEST_NUMBER:
+        rule = f"a version's number or name, {PRODUCTION} or {LATEST} is expected"
+        raise RequestRejected(model, [Fault("version", show_value(version), rule)])
     return version
 
 
@@ -155,10 +170,14 @@ def _problem(text: str) -> dict[str, object]:
 _PROBLEMS = {
     400: "The body is not JSON",
     404: "There is no such model or version",
+    408: "The body did not arrive in time",
     413: "The body is too large",
     415: "The body is not said to be JSON",
     422: "The request does not fit the contract",
+    429: "More requests are being answered than are taken on at once",
+    500: "The model answered with NaN or infinity",
     503: "There is no version to serve, or the prediction cannot be recorded",
+    504: "The model did not answer in time",
 }
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _OBJECTS = {"type": "array", "items": {"type": "object"}}
@@ -172,7 +191,7 @@ _OPENAPI = {
                     "properties": {
                         "values": {"anyOf": [_NUMBERS, {"type": "array", "items": _NUMBERS}]},
                         "rows": {"anyOf": [{"type": "object"}, _OBJECTS, {"type": "array", "items": _OBJECTS}]},
-                        "version": {"type": "integer", "minimum": 1},
+                        "version": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]},
                     },
                     "oneOf": [{"required": ["values"]}, {"required": ["rows"]}],
                     "additionalProperties": False,

@@ -28,7 +28,7 @@ def _no_rows(dtype: type[np.floating]) -> NDArray[np.floating]:
     return np.empty((1, 0), dtype=dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """One request: answered, or refused for `reason`.
 

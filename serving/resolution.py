@@ -1,18 +1,22 @@
 """From a model's target to one exact version, and what was resolved last, kept for a start with everything away."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 from pydantic import ValidationError
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.exc import OperationalError, TimeoutError
 
 from core.contract import Contract
+from core.errors import DatabaseUnavailable
 from core.tables import workloads
 from core.targets import LATEST, PRODUCTION, load_targets
 from core.verdicts import load_passed_versions
+from core.version_names import find_numbered, load_version_names
 from serving.version_cache import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -22,11 +26,13 @@ _FILE = "resolved.json"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the database says of every declared model: its target, its contract, and for `latest` its version."""
+    """What the database says of every declared model: its target, its contract, for `latest` its version, and the
+    versions by name of a model whose target is neither `Production` nor `latest`."""
 
     targets: Mapping[str, str]
     contracts: Mapping[str, Contract]
     latest: Mapping[str, int]
+    names: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,40 @@ def load_wanted(engine: Engine) -> Wanted:
         passed = {
             model: load_passed_versions(connection, model) for model, target in targets.items() if target == LATEST
         }
+        names = {
+            model: load_version_names(connection, model)
+            for model, target in targets.items()
+            if target not in (PRODUCTION, LATEST)
+        }
     return Wanted(
         targets=targets,
         contracts=_read_contracts({row.model: row.contract for row in contracts}),
         latest={model: max(versions) for model, versions in passed.items() if versions},
+        names=names,
     )
+
+
+def load_latest(engine: Engine, model: str) -> int | None:
+    """The latest version that passed the gate; raises DatabaseUnavailable."""
+    with _asking(engine) as connection:
+        return max(load_passed_versions(connection, model), default=None)
+
+
+def load_named(engine: Engine, model: str, name: str) -> int | None:
+    """The version of that name, or of that number as text; raises DatabaseUnavailable."""
+    with _asking(engine) as connection:
+        return find_numbered(name, load_version_names(connection, model))
+
+
+@contextmanager
+def _asking(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except OperationalError as error:
+        raise DatabaseUnavailable(engine.url.render_as_string(), str(error.orig).splitlines()[0]) from error
+    except TimeoutError as error:
+        raise DatabaseUnavailable(engine.url.render_as_string(), "all connections are in use") from error
 
 
 def _read_contracts(documents: Mapping[str, object]) -> dict[str, Contract]:
@@ -71,7 +106,7 @@ def resolve(wanted: Wanted, production: Mapping[str, int] | None) -> dict[str, R
         if target == LATEST:
             resolved[model] = Resolved(target, wanted.latest.get(model))
         elif target != PRODUCTION:
-            resolved[model] = Resolved(target, int(target) if target.isdecimal() else None)
+            resolved[model] = Resolved(target, find_numbered(target, wanted.names.get(model, {})))
         elif production is not None:
             resolved[model] = Resolved(target, production.get(model))
     return resolved

@@ -6,7 +6,6 @@ nothing of it is inserted or counted a second time.
 """
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,34 +17,25 @@ import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
 
 from core.database import create_partitions
 from core.reference import count_bins
 from core.tables import feature_counts, request_counts
 from serving.copy_format import COLUMNS, encode_copy
 from serving.journal import (
-    Journal,
     Segment,
-    adopting,
     find_reference,
-    load_left_segments,
+    holding_folders,
     load_offset,
-    remove_left_folder,
     remove_segment,
     set_aside,
     store_offset,
 )
-from serving.outages import Outage
 from serving.records import Entry, RecordDamaged, read_entries
-from web.health import HealthCheck
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S = 0.5
-_LONGEST_WAIT_S = 5.0
 _BATCH_BYTES = 4 * 2**20
-_STOP_TIMEOUT_S = 10.0
 _HOUR_US = 3600 * 10**6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,82 +43,30 @@ _COLUMN_LIST = ", ".join(COLUMNS)
 
 
 class Shipper:
-    """Ships in a thread of its own, from this process's journal and from those that dead processes left.
+    """Ships the journals of all processes under `root`, living and dead, one at a time.
 
-    The engine must be this thread's own: its one connection keeps a temporary table.
+    The engine must be the shipper's own: its one connection keeps a temporary table.
     """
 
-    def __init__(self, engine: Engine, journal: Journal, root: Path) -> None:
+    def __init__(self, engine: Engine, root: Path) -> None:
         self._engine = engine
-        self._journal = journal
         self._root = root
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
-        self._outage = Outage("the database", "The journal keeps what is served until it is back")
-        self._fault = ""
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after one last attempt to ship everything."""
-        self._stopping.set()
-        self._thread.join(_STOP_TIMEOUT_S)
-
-    def build_checks(self) -> list[HealthCheck]:
-        """The journal's health."""
-        used = f"{self._journal.used_bytes} of {self._journal.max_bytes} bytes"
-        if not self._thread.is_alive():
-            return [HealthCheck("journal", "failed", "the thread that ships the journal has ended")]
-        if self._journal.used_bytes >= self._journal.max_bytes:
-            return [HealthCheck("journal", "failed", f"full, {used}")]
-        reason = self._outage.reason
-        if reason or self._fault:
-            waiting = f"the database is away: {reason}" if reason else self._fault
-            return [HealthCheck("journal", "degraded", f"{used}, waiting: {waiting}")]
-        return [HealthCheck("journal", "ok", used)]
 
     def ship_once(self) -> int:
-        """Ship all that is in the journal now; returns the number of rows that were new to the database.
+        """Ship all that is recorded now; returns the number of rows that were new to the database.
 
         Raises the OperationalError of SQLAlchemy or psycopg where the database is away.
         """
         rows = 0
-        for segment in self._journal.load_segments():
-            rows += self._ship_segment(segment)
-            if segment.is_closed:
-                self._journal.release(segment)
-        with adopting(self._root, self._journal.folder) as folders:
+        with holding_folders(self._root) as folders:
             for folder in folders:
-                for segment in load_left_segments(folder):
+                for segment in folder.load_segments():
                     rows += self._ship_segment(segment)
-                    remove_segment(segment.path)
-                remove_left_folder(folder)
-        self._journal.measure_others()
+                    if segment.is_closed:
+                        remove_segment(segment.path)
+                if folder.is_left:
+                    folder.remove()
         return rows
-
-    def _run(self) -> None:
-        wait_s = _INTERVAL_S
-        while not self._stopping.wait(wait_s):
-            wait_s = _INTERVAL_S if self._attempt() else min(wait_s * 2, _LONGEST_WAIT_S)
-        self._attempt()
-        self._engine.dispose()
-
-    def _attempt(self) -> bool:
-        try:
-            self.ship_once()
-        except (OperationalError, psycopg.OperationalError) as error:
-            self._outage.begin(error)
-            return False
-        except Exception:
-            # Whatever it is, requests go on being recorded, and the next attempt starts from the same offset.
-            if not self._fault:
-                logger.exception("shipping the journal failed")
-            self._fault = "the last attempt failed, the log says why"
-            return False
-        self._outage.end()
-        self._fault = ""
-        return True
 
     def _ship_segment(self, segment: Segment) -> int:
         offset = load_offset(segment.path)
@@ -136,7 +74,8 @@ class Shipper:
         while offset < segment.readable_bytes:
             entries, shipped_to = _load_batch(segment, offset)
             if shipped_to == offset:
-                logger.info("%s ends in a record that was never finished, nor answered", segment.path.name)
+                if segment.is_closed:
+                    logger.info("%s ends in a record that was never finished, nor answered", segment.path.name)
                 break
             if entries:
                 with self._engine.begin() as connection:
@@ -164,6 +103,9 @@ def _load_batch(segment: Segment, offset: int) -> tuple[list[Entry], int]:
                 entries.append(entry)
         except RecordDamaged as damage:
             if not entries:
+                if not segment.is_closed:
+                    # Read while the process took back a record that it could not finish: the next look sees it whole.
+                    return [], offset
                 place = offset + damage.offset
                 logger.exception("%s is damaged at byte %d, a copy is set aside", segment.path, place)
                 set_aside(segment.path)

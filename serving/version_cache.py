@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -29,15 +30,20 @@ class VersionCache:
     Several processes may share one cache.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
+        self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
 
     def find(self, model: str, version: int) -> Path | None:
         """The folder of a version that was downloaded whole."""
         folder = self._locate(model, version)
-        return folder if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        # Its time says when it was last wanted.
+        os.utime(folder)
+        return folder
 
     def get(self, model: str, version: int, source: VersionSource) -> Path:
         """The version's folder, downloaded first where it is missing; raises what `source.download` raises."""
@@ -60,11 +66,33 @@ class VersionCache:
         logger.info("downloaded version %s of model %s", version, model)
         return target
 
+    def shrink(self, kept: set[tuple[str, int]]) -> None:
+        """Remove the versions that were wanted longest ago while the cache is too large; `kept` and the latest stay.
+
+        A version that is loaded needs its files no more; it is downloaded again when it is to be loaded again.
+        """
+        wanted_at: dict[Path, float] = {}
+        sizes: dict[Path, int] = {}
+        for path in self._folder.glob("*/*"):
+            if path.is_dir() and not path.name.startswith("."):
+                # Another process may be removing it.
+                with suppress(FileNotFoundError):
+                    sizes[path] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                    wanted_at[path] = path.stat().st_mtime
+        total = sum(sizes.values())
+        for path in sorted(wanted_at, key=lambda path: wanted_at[path]):
+            if total <= self._max_bytes:
+                break
+            if (path.parent.name, int(path.name)) not in kept:
+                self.drop(path.parent.name, int(path.name))
+                total -= sizes[path]
+                logger.info("removed version %s of %s from the cache, which is full", path.name, path.parent.name)
+
     def drop(self, model: str, version: int) -> None:
         """Remove a version that turned out to be damaged, so that it is downloaded again."""
         target = self._locate(model, version)
-        if target.is_dir():
-            aside = target.parent / f".{version}-{uuid.uuid4().hex}"
+        aside = target.parent / f".{version}-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
             target.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
 

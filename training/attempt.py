@@ -7,40 +7,45 @@ under the training's row lock, so that an attempt that was given up for dead cha
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from core.connections import Connections
 from core.contract import Contract
-from core.errors import ChampionChanged, TrainingFailed
+from core.errors import ChampionChanged, ExportFailed, TrainingFailed
 from core.features import build_monitored
 from core.findings import get_finding
 from core.inference import OnnxModel
-from core.model_directory import VersionFiles, log_version
+from core.model_directory import SAMPLE_ROWS, VersionFiles, log_version
 from core.promotion import promote
 from core.reference import build_reference
 from core.snapshots import get_snapshot, load_snapshot
-from core.tracking import ATTEMPT_TAG, CAUSE_TAG, SNAPSHOT_TAG, TRAINING_TAG
-from core.trainings import CONTINUE, Training, finish_training, hold_attempt, record_step
+from core.tracking import ATTEMPT_TAG, CAUSE_TAG, CODE_TAG, SNAPSHOT_TAG, TRAINING_TAG, VARIANT_TAG, VERSION_NAME_TAG
+from core.trainings import CONTINUE, VERSION_NAME, Training, finish_training, hold_attempt, record_step
 from core.transitions import has_finished_transition
 from core.verdicts import Verdict, find_verdict, load_outcomes, store_verdict
-from training.candidate import Candidate, Scored, load_champion
-from training.evaluation import measure_errors
-from training.export import Parity, export_onnx, measure_parity
-from training.fit import Fitted, fit_model, predict
-from training.gate import Evidence, Scores, judge
+from core.version_names import reserve_version_name, settle_version_name
+from training.budget import Cost, measure_cost
+from training.candidate import Candidate, load_champion
+from training.comparison import gather_evidence
+from training.export import KerasFile, Parity, SavedModel, export_onnx, get_row_shapes, measure_parity
+from training.fit import Fitted, predict
+from training.gate import judge
+from training.kinds import Kind, get_kind
+from training.parts import Columns, Parts, Seen, describe_seen
 from training.plots import write_plots
-from training.sequence import BASELINE_NAME, Part, Parts, build_part, split_part
+from training.provenance import Provenance, describe_provenance
+from training.scorecard import build_scorecard
+from training.variants import Earlier, fit_variants
 from workloads.declaration import Workload
 
 logger = logging.getLogger(__name__)
 
 _PARITY_ROWS = 256
+_SAMPLE_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class _Attempt:
     workload: Workload
     training: Training
     contract: Contract
+    kind: Kind
     parameters: Mapping[str, int | float]
     run_id: str
     folder: Path
@@ -73,48 +79,55 @@ def run_attempt(
     if training.snapshot_digest is None:
         raise TrainingFailed(workload.name, "load its snapshot", "it has none")
     given = dict(training.parameters)
+    wanted_name = given.pop(VERSION_NAME, None)
     continues = bool(given.pop(CONTINUE, 0))
     parameters = workload.resolve_parameters(given)
     contract = workload.build_contract(parameters)
-    attempt = _Attempt(connections, workload, training, contract, parameters, run_id, folder)
+    attempt = _Attempt(connections, workload, training, contract, get_kind(contract), parameters, run_id, folder)
 
-    earlier = _find_verdict(attempt)
-    if earlier is not None and training.verdict_id is not None:
+    verdict = _find_verdict(attempt)
+    if verdict is not None and training.verdict_id is not None:
         try:
-            return _conclude(attempt, earlier, training.verdict_id)
+            return _conclude(attempt, verdict, training.verdict_id)
         except ChampionChanged as error:
             logger.warning("an earlier verdict no longer holds", extra={"reason": error.sentence})
 
     attempt.record("load snapshot", 0.02, run_id=run_id)
     with connections.engine.connect() as connection:
         columns = load_snapshot(connection, training.snapshot_digest, connections.tracking, folder)
-    parts = split_part(contract, build_part(contract, columns), workload.split)
     champion_and_keras = load_champion(connections.registry, workload.name, folder)
     if continues and champion_and_keras is None:
         raise TrainingFailed(workload.name, "continue an earlier version", "no version is in Production")
     champion = None if champion_and_keras is None else champion_and_keras[0]
-    start_from = champion_and_keras[1] if continues and champion_and_keras else None
-
-    _log_inputs(attempt)
-    attempt.record("fit", 0.05)
-    fitted = fit_model(
-        workload,
-        contract,
-        parameters,
-        parts.train,
-        parts.validation,
-        start_from=start_from,
-        report=lambda epoch, most: attempt.record(f"fit, epoch {epoch} of at most {most}", 0.05 + 0.6 * epoch / most),
+    earlier = (
+        Earlier(champion_and_keras[0].contract, champion_and_keras[1]) if continues and champion_and_keras else None
     )
-    trained_until = parts.validation.times[-1]
-    if start_from is not None and champion is not None:
-        trained_until = max(trained_until, champion.trained_until)
+
+    attempt.record("fit", 0.05)
+    variant = fit_variants(
+        connections.tracking,
+        workload,
+        parameters,
+        columns,
+        run_id=run_id,
+        earlier=earlier,
+        report=lambda step, share: attempt.record(step, 0.05 + 0.6 * share),
+    )
+    parts, fitted = variant.parts, variant.fitted
+    continued = champion.version if earlier is not None and champion is not None else None
+    provenance = describe_provenance(training.snapshot_digest, parameters, variant.contract.variant, continued)
+    _log_inputs(attempt, provenance)
+    contract = variant.contract.model_copy(update={"version_name": _reserve_name(attempt, wanted_name)})
+    attempt = replace(attempt, contract=contract)
+    seen = describe_seen(parts, workload.split.holdout_share)
+    if earlier is not None and champion is not None:
+        seen = seen.join(champion.seen)
 
     attempt.record("evaluate", 0.68)
-    evaluation = _evaluate(attempt, parts, fitted, trained_until)
+    evaluation = _evaluate(attempt, parts, fitted, seen)
     attempt.record("export", 0.72)
-    onnx, parity = _export(attempt, parts, fitted)
-    evaluation["parity"] = asdict(parity)
+    saved, onnx_path, parity, cost = _export(attempt, parts, fitted)
+    evaluation |= {"parity": asdict(parity), "cost": asdict(cost), "provenance": provenance.to_document()}
     attempt.record("calibrate reference", 0.76)
     reference = build_reference(
         build_monitored(contract, parts.train.inputs),
@@ -126,24 +139,34 @@ def run_attempt(
     attempt.record("log version", 0.82)
     files = VersionFiles(
         keras_path=folder / "model.keras",
-        onnx_path=folder / "model.onnx",
+        onnx_path=onnx_path,
         contract=contract.model_dump(mode="json"),
         reference=reference.model_dump(mode="json"),
         evaluation=evaluation,
     )
     connections.tracking.activate()
     source = log_version(
-        run_id, files, input_shape=onnx.input_shape, output_shape=onnx.output_shape, name=workload.name
+        run_id, files, input_shape=saved.input_shape, output_shape=saved.output_shape, name=workload.name
     )
     version = _register(attempt, source)
-    challenger = Candidate(version, contract, onnx, trained_until)
-    return _decide(attempt, columns, parts, challenger, champion, parity)
+    challenger = Candidate(version, contract, saved, seen)
+    return _decide(attempt, columns, parts, challenger, champion, (parity, cost))
 
 
-def _log_inputs(attempt: _Attempt) -> None:
+def _reserve_name(attempt: _Attempt, wanted: object) -> str:
+    training = attempt.training
+    with attempt.connections.engine.begin() as connection:
+        hold_attempt(connection, training.id, training.attempt)
+        name = None if wanted is None else str(wanted)
+        return reserve_version_name(connection, training.model, training.id, name)
+
+
+def _log_inputs(attempt: _Attempt, provenance: Provenance) -> None:
     tracking = attempt.connections.tracking
     tracking.log_parameters(attempt.run_id, dict(attempt.parameters))
-    digest = str(attempt.training.snapshot_digest)
+    tracking.set_tags(attempt.run_id, {CODE_TAG: provenance.code_version})
+    tracking.log_document(attempt.run_id, provenance.to_document(), "provenance.json")
+    digest = provenance.snapshot_digest
     with attempt.connections.engine.connect() as connection:
         snapshot = get_snapshot(connection, digest)
     tracking.log_dataset(
@@ -157,50 +180,55 @@ def _log_inputs(attempt: _Attempt) -> None:
     )
 
 
-def _evaluate(attempt: _Attempt, parts: Parts, fitted: Fitted, trained_until: np.datetime64) -> dict[str, Any]:
-    tracking = attempt.connections.tracking
-    predictions = predict(fitted.model, parts.holdout.inputs)
-    model = measure_errors(parts.holdout.targets, predictions)
-    baseline = measure_errors(parts.holdout.targets, parts.holdout.baseline)
+def _evaluate(attempt: _Attempt, parts: Parts, fitted: Fitted, seen: Seen) -> dict[str, object]:
+    tracking, contract, holdout = attempt.connections.tracking, attempt.contract, parts.holdout
+    predictions = predict(fitted.model, holdout.inputs)
+    baselines = attempt.kind.predict_baselines(contract, parts.train, holdout)
+    seed = int(attempt.parameters["seed"])
+    scorecard = build_scorecard(attempt.workload, contract, parts, predictions, baselines, seed=seed)
     tracking.log_metric_history(attempt.run_id, fitted.history)
-    tracking.log_metrics(
-        attempt.run_id,
-        {f"holdout_{name}": value for name, value in model.items()}
-        | {f"{BASELINE_NAME}_{name}": value for name, value in baseline.items()}
-        | {f"{name}_ratio": model[name] / baseline[name] for name in model if baseline[name] > 0}
-        | {"best_epoch": float(fitted.best_epoch)},
-    )
+    tracking.log_metrics(attempt.run_id, scorecard.to_metrics() | {"best_epoch": float(fitted.best_epoch)})
     plots = attempt.folder / "plots"
     plots.mkdir()
-    for path in write_plots(plots, attempt.contract, fitted.history, parts.holdout, predictions):
-        tracking.log_artifact(attempt.run_id, path, "plots")
-    return {
-        "metric": attempt.workload.gate.metric,
-        "unit": attempt.contract.column(attempt.contract.target).unit,
-        "model": model,
-        "baseline": {"name": BASELINE_NAME, **baseline},
+    write_plots(plots, contract, fitted.history, holdout, predictions, next(iter(baselines.items())), scorecard)
+    tracking.log_artifacts(attempt.run_id, plots, "plots")
+    evaluation = {
+        **scorecard.to_document(),
+        "unit": contract.column(contract.target).unit,
         "parts": {
-            name: _describe(part)
-            for name, part in (("train", parts.train), ("validation", parts.validation), ("holdout", parts.holdout))
+            "train": parts.train.describe(),
+            "validation": parts.validation.describe(),
+            "holdout": holdout.describe(),
         },
-        "trained_until": str(trained_until),
+        **seen.to_document(),
         "best_epoch": fitted.best_epoch,
         "snapshot_digest": attempt.training.snapshot_digest,
+        SAMPLE_ROWS: parts.holdout.inputs[-_SAMPLE_ROWS:].tolist(),
     }
+    tracking.log_document(attempt.run_id, evaluation, "evaluation.json")
+    return evaluation
 
 
-def _describe(part: Part) -> dict[str, object]:
-    return {"rows": part.rows, "first_at": str(part.times[0]), "last_at": str(part.times[-1])}
+def _export(attempt: _Attempt, parts: Parts, fitted: Fitted) -> tuple[SavedModel, Path | None, Parity, Cost]:
+    """What serves the version, its ONNX file, how near it comes to the trained model, and what it costs.
 
-
-def _export(attempt: _Attempt, parts: Parts, fitted: Fitted) -> tuple[OnnxModel, Parity]:
-    fitted.model.save(attempt.folder / "model.keras")
-    path = attempt.folder / "model.onnx"
-    export_onnx(fitted.model, path)
-    onnx = OnnxModel.load(path)
-    target_std = float(parts.train.targets.std())
-    parity = measure_parity(fitted.model, onnx, parts.holdout.inputs[-_PARITY_ROWS:], target_std)
-    return onnx, parity
+    A model that ONNX cannot express is served from its Keras file, by TensorFlow; parity is then that file's.
+    """
+    keras_path = attempt.folder / "model.keras"
+    fitted.model.save(keras_path)
+    onnx_path: Path | None = attempt.folder / "model.onnx"
+    try:
+        export_onnx(fitted.model, attempt.folder / "model.onnx")
+        saved: SavedModel = OnnxModel.load(attempt.folder / "model.onnx")
+    except ExportFailed as error:
+        # No runtime takes a model of another form, which raises the same error.
+        get_row_shapes(fitted.model)
+        logger.warning("the version is served by TensorFlow", extra={"reason": error.sentence})
+        onnx_path, saved = None, KerasFile(keras_path)
+    rows = parts.holdout.inputs[-_PARITY_ROWS:]
+    spread = attempt.kind.measure_spread(parts.train.targets, predict(fitted.model, rows))
+    parity = measure_parity(fitted.model, saved, rows, spread, align=attempt.kind.align_answers)
+    return saved, onnx_path, parity, measure_cost(saved, onnx_path or keras_path, parts.holdout.inputs)
 
 
 def _register(attempt: _Attempt, source: str) -> int:
@@ -210,11 +238,14 @@ def _register(attempt: _Attempt, source: str) -> int:
         ATTEMPT_TAG: str(training.attempt),
         SNAPSHOT_TAG: str(training.snapshot_digest),
         CAUSE_TAG: training.cause,
+        VERSION_NAME_TAG: attempt.contract.version_name,
+        **({VARIANT_TAG: attempt.contract.variant} if attempt.contract.variant else {}),
     }
     with attempt.connections.engine.begin() as connection:
         hold_attempt(connection, training.id, training.attempt)
         _delete_leftovers(connection, attempt)
         registered = attempt.connections.registry.register(attempt.workload.name, attempt.run_id, source, tags)
+        settle_version_name(connection, training.id, registered.version)
         record_step(
             connection,
             training.id,
@@ -247,17 +278,27 @@ def _find_verdict(attempt: _Attempt) -> Verdict | None:
 
 def _decide(
     attempt: _Attempt,
-    columns: Mapping[str, NDArray[np.generic]],
+    columns: Columns,
     parts: Parts,
     challenger: Candidate,
     champion: Candidate | None,
-    parity: Parity,
+    measured: tuple[Parity, Cost],
 ) -> Verdict:
     workload, training, connections = attempt.workload, attempt.training, attempt.connections
     while True:
         speaks_against = champion is not None and _speaks_against(attempt, champion.version)
-        evidence = _gather_evidence(columns, parts, challenger, champion, parity, speaks_against)
-        verdict = judge(attempt.contract, workload.gate, evidence, seed=int(attempt.parameters["seed"]))
+        evidence = gather_evidence(
+            workload,
+            columns,
+            parts,
+            challenger,
+            champion,
+            parity=measured[0],
+            cost=measured[1],
+            judged_at=datetime.now(UTC),
+            speaks_against_champion=speaks_against,
+        )
+        verdict = judge(workload.name, workload.gate, evidence, seed=int(attempt.parameters["seed"]))
         with connections.engine.begin() as connection:
             hold_attempt(connection, training.id, training.attempt)
             verdict_id = store_verdict(connection, verdict, training.id)
@@ -311,33 +352,3 @@ def _conclude(attempt: _Attempt, verdict: Verdict, verdict_id: uuid.UUID) -> Ver
     with connections.engine.begin() as connection:
         finish_training(connection, training.id, training.attempt)
     return verdict
-
-
-def _gather_evidence(
-    columns: Mapping[str, NDArray[np.generic]],
-    parts: Parts,
-    challenger: Candidate,
-    champion: Candidate | None,
-    parity: Parity,
-    speaks_against_champion: bool,
-) -> Evidence:
-    """The common hold-out: the challenger's, less what the champion has seen or cannot predict."""
-    seen = challenger.trained_until if champion is None else max(challenger.trained_until, champion.trained_until)
-    holdout = parts.holdout.since(seen)
-    champion_scored: Scored | None = None
-    if champion is not None:
-        champion_scored = champion.predict(columns, holdout.times)
-        common = np.isin(holdout.times, champion_scored.times)
-        holdout = Part(holdout.inputs[common], holdout.targets[common], holdout.baseline[common], holdout.times[common])
-    predictions = challenger.model.predict(holdout.inputs).astype(np.float64)[:, 0]
-    return Evidence(
-        targets=holdout.targets,
-        baseline=holdout.baseline,
-        challenger=Scores(challenger.version, predictions),
-        champion=None
-        if champion is None or champion_scored is None
-        else Scores(champion.version, champion_scored.predictions),
-        parity=parity.difference / parity.allowed if parity.allowed else 0.0,
-        training_rows=parts.train.rows,
-        speaks_against_champion=speaks_against_champion,
-    )

@@ -1,6 +1,5 @@
 """A version on disk as the gate scores it: its export, run by ONNX Runtime, on rows of a snapshot."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -9,39 +8,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.contract import Contract
-from core.inference import OnnxModel
 from core.model_directory import ModelDirectory
 from core.registry import Registry
-from training.sequence import Part, build_part
+from training.export import SavedModel, load_saved
+from training.kinds import get_kind
+from training.parts import Columns, FloatArray, Part, Seen
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version, its own contract, what it computes, and the last time that its training looked at."""
+    """A version, its own contract, what it computes, and what its training looked at."""
 
     version: int
     contract: Contract
-    model: OnnxModel
-    trained_until: np.datetime64
+    model: SavedModel
+    seen: Seen
 
-    def predict(self, columns: Mapping[str, NDArray[np.generic]], times: NDArray[np.datetime64]) -> "Scored":
-        """Predictions of the targets at `times` `(rows,)`, from the snapshot's columns.
+    def predict(self, contract: Contract, columns: Columns, part: Part) -> "Scored":
+        """Predictions for the rows of `part`, which `contract` built from the snapshot's columns, in its terms.
 
         A version whose window reaches back before the series cannot predict its first rows: they are left out.
         """
-        part = build_part(self.contract, columns)
-        found = np.isin(part.times, times)
-        chosen = Part(part.inputs[found], part.targets[found], part.baseline[found], part.times[found])
-        predictions = self.model.predict(chosen.inputs).astype(np.float64)[:, 0]
-        return Scored(chosen.times, predictions)
+        kind = get_kind(self.contract)
+        if kind.adapt_part is None:
+            whole = kind.build_part(self.contract, columns)
+            own = whole.take(np.isin(whole.keys, part.keys))
+        else:
+            own = kind.adapt_part(self.contract, contract, part)
+        predictions = self.model.predict(own.inputs).astype(np.float64)
+        return Scored(own.keys, kind.translate(self.contract, contract, predictions))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions `(rows,)` of the targets at `times` `(rows,)`."""
+    """Predictions `(rows, outputs)` for the rows named by `keys` `(rows,)`."""
 
-    times: NDArray[np.datetime64]
-    predictions: NDArray[np.float64]
+    keys: NDArray[np.str_]
+    predictions: FloatArray
 
 
 def open_candidate(version: int, folder: Path) -> Candidate:
@@ -50,8 +53,8 @@ def open_candidate(version: int, folder: Path) -> Candidate:
     return Candidate(
         version=version,
         contract=Contract.model_validate(directory.contract),
-        model=OnnxModel.load(directory.onnx_path),
-        trained_until=np.datetime64(str(directory.evaluation["trained_until"]), "us"),
+        model=load_saved(directory),
+        seen=Seen.from_document(directory.evaluation),
     )
 
 

@@ -1,6 +1,6 @@
 """From a trained Keras model to ONNX, and the proof that both compute the same."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from tensorflow.python.util import deprecation
 
 from core.errors import ExportFailed, ParameterRejected, ParityFailed
 from core.inference import OnnxModel
+from core.model_directory import ModelDirectory
+
+FloatArray = NDArray[np.float64]
 
 INPUT_NAME = "inputs"
 OUTPUT_NAME = "outputs"
@@ -44,7 +47,7 @@ def export_onnx(model: keras.Model, path: Path) -> None:
     LSTM node. Raises `ExportFailed` where the model has not one float32 input of fixed shape and one output, or uses
     an operation that ONNX lacks.
     """
-    input_shape, output_shape = _get_row_shapes(model)
+    input_shape, output_shape = get_row_shapes(model)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *input_shape), tf.float32, name=INPUT_NAME)])  # type: ignore[untyped-decorator]  # TensorFlow carries no types.
     def predict(inputs: tf.Tensor) -> tf.Tensor:
@@ -74,12 +77,51 @@ def export_onnx(model: keras.Model, path: Path) -> None:
     onnx.save_model(proto, str(path))
 
 
-def measure_parity(model: keras.Model, onnx_model: OnnxModel, inputs: NDArray[np.float32], target_std: float) -> Parity:
+class KerasFile:
+    """A saved Keras model as it comes back from its file: what computes a version that cannot be exported."""
+
+    def __init__(self, path: Path) -> None:
+        self._model = keras.models.load_model(path, compile=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input row, without the batch."""
+        return tuple(self._model.input_shape[1:])
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of one output row, without the batch: `(outputs,)`."""
+        return tuple(self._model.output_shape[1:])
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict rows `(batch, *input_shape)`, giving `(batch, *output_shape)`, both in raw units."""
+        return np.asarray(self._model.predict(inputs, verbose=0, batch_size=1024), dtype=np.float32)
+
+
+SavedModel = OnnxModel | KerasFile
+"""What a version's file computes with."""
+
+
+def load_saved(directory: ModelDirectory) -> SavedModel:
+    """The model of a checked directory; raises ModelDirectoryRejected."""
+    onnx_path = directory.find_onnx()
+    return KerasFile(directory.keras_path) if onnx_path is None else OnnxModel.load(onnx_path)
+
+
+def measure_parity(
+    model: keras.Model,
+    saved: SavedModel,
+    inputs: NDArray[np.float32],
+    target_std: float,
+    *,
+    align: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]] | None = None,
+) -> Parity:
     """Compare both models on single rows and batches drawn evenly from `inputs`, `(rows, ...)` in raw units.
 
-    A value of ONNX Runtime may differ from that of Keras by 1e-5 of its size plus 1e-5 of `target_std`, the target's
-    standard deviation (of the scores, for ranking). Raises `ParityFailed` beyond that, and for anything not finite;
-    `ParameterRejected` for no rows or a `target_std` that is not finite.
+    A value of `saved`, the export, may differ from that of Keras by 1e-5 of its size plus 1e-5 of `target_std`, the
+    target's standard deviation (of the scores, for ranking). `align` says what of both answers is compared. Raises
+    `ParityFailed` beyond that, and for anything not finite; `ParameterRejected` for no rows or a `target_std` that is
+    not finite.
     """
     if len(inputs) == 0:
         raise ParameterRejected("inputs", inputs.shape, "parity needs at least one row")
@@ -89,7 +131,9 @@ def measure_parity(model: keras.Model, onnx_model: OnnxModel, inputs: NDArray[np
     worst = (0.0, np.inf)
     for batch in _draw_batches(inputs, batch_sizes):
         expected = np.asarray(model.predict_on_batch(batch), dtype=np.float64)
-        actual = onnx_model.predict(batch).astype(np.float64)
+        actual = saved.predict(batch).astype(np.float64)
+        if align is not None:
+            expected, actual = align(expected, actual)
         difference, allowed = _compare(expected, actual, target_std)
         # Written so that a NaN fails.
         if not difference <= allowed:
@@ -98,7 +142,8 @@ def measure_parity(model: keras.Model, onnx_model: OnnxModel, inputs: NDArray[np
     return Parity(difference=worst[0], allowed=worst[1], batch_sizes=batch_sizes)
 
 
-def _get_row_shapes(model: keras.Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def get_row_shapes(model: keras.Model) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of one input and one output row; raises `ExportFailed` for a model that no runtime takes."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ExportFailed(
             model.name,

@@ -6,28 +6,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.connections import Connections
-from core.errors import SnapshotRejected
+from core.data_errors import SnapshotRejected
 from training.candidate import open_candidate
-from training.evaluation import measure_errors
-from training.sequence import BASELINE_NAME, build_part
+from training.kinds import get_kind
+from training.parts import Columns
 
 
 @dataclass(frozen=True)
 class Rescore:
-    """Errors of a version and of the baseline on `rows` rows later than anything that it has trained on."""
+    """Metrics of a version, and of each baseline by name, on `rows` rows that it has not trained on."""
 
     version: int
     rows: int
     model: Mapping[str, float]
-    baseline: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float]]
 
 
-def rescore_version(
-    connections: Connections, model: str, version: int, columns: Mapping[str, NDArray[np.generic]]
-) -> Rescore:
+def rescore_version(connections: Connections, model: str, version: int, columns: Columns) -> Rescore:
     """Score the version on those of the stored rows `columns` that it has not trained on.
 
     Raises ModelVersionNotFound, and SnapshotRejected where there is no such row.
@@ -36,21 +33,30 @@ def rescore_version(
     with TemporaryDirectory(prefix="millrace-evaluate-") as folder:
         connections.registry.download(model, registered.version, Path(folder))
         candidate = open_candidate(registered.version, Path(folder))
-        part = build_part(candidate.contract, columns).since(candidate.trained_until)
+        contract, kind = candidate.contract, get_kind(candidate.contract)
+        if kind.split_seen is None:
+            whole = kind.build_part(contract, columns)
+            is_unseen = kind.find_unseen(whole, candidate.seen)
+            known, part = whole.take(~is_unseen), whole.take(is_unseen)
+        else:
+            known, part = kind.split_seen(contract, columns, candidate.seen)
         if part.rows == 0:
-            raise SnapshotRejected(model, f"no row is later than {candidate.trained_until}, what it was trained on")
-        predictions = candidate.model.predict(part.inputs).astype(np.float64)[:, 0]
+            seen = "in its hold-out" if candidate.seen.until is None else f"later than {candidate.seen.until}"
+            raise SnapshotRejected(model, f"no row is {seen}: version {version} has trained on all")
+        predictions = candidate.model.predict(part.inputs).astype(np.float64)
+        baselines = kind.predict_baselines(contract, known, part)
     return Rescore(
         registered.version,
         part.rows,
-        measure_errors(part.targets, predictions),
-        measure_errors(part.targets, part.baseline),
+        kind.measure(contract, part.targets, predictions),
+        {name: kind.measure(contract, part.targets, predicted) for name, predicted in baselines.items()},
     )
 
 
 def log_rescore(connections: Connections, run_id: str, rescore: Rescore) -> None:
-    """Log the errors to the run, the baseline's beside the model's."""
+    """Log the metrics to the run, the baselines' beside the model's."""
     metrics = {f"evaluation_{name}": value for name, value in rescore.model.items()}
-    metrics |= {f"evaluation_{BASELINE_NAME}_{name}": value for name, value in rescore.baseline.items()}
+    for baseline, measured in rescore.baselines.items():
+        metrics |= {f"evaluation_{baseline}_{name}": value for name, value in measured.items()}
     connections.tracking.log_metrics(run_id, metrics)
     connections.tracking.log_document(run_id, asdict(rescore), "evaluation.json")

@@ -22,12 +22,10 @@ class MalformedBody(InvalidInput):
 
 
 class WrongMediaType(InvalidInput):
-    """The body says that it is something else than JSON."""
+    """The body says that it is something else than what is taken."""
 
-    def __init__(self, received: str) -> None:
-        super().__init__(
-            f"The content type {show_value(received)} is not taken here; send JSON with Content-Type: application/json."
-        )
+    def __init__(self, received: str, taken: str = "JSON with Content-Type: application/json") -> None:
+        super().__init__(f"The content type {show_value(received)} is not taken here; send {taken}.")
 
 
 class BodyTooLarge(InvalidInput):
@@ -41,6 +39,13 @@ class BodyTooLarge(InvalidInput):
         return {"max_bytes": self.max_bytes}
 
 
+class BodyTooSlow(InvalidInput):
+    """The body did not come to its end in time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"The body did not arrive whole within {timeout_s:g} s; send it faster, or in parts.")
+
+
 def check_json_type(scope: Scope) -> None:
     """Raise WrongMediaType where the request names a content type that is not JSON's, or an encoding of it."""
     for name, value in scope["headers"]:
@@ -50,11 +55,16 @@ def check_json_type(scope: Scope) -> None:
             raise WrongMediaType(f"{value.decode('latin-1')} (content encoding)")
 
 
+def check_declared_length(scope: Scope, max_bytes: int) -> None:
+    """Raise BodyTooLarge where the request says that its body is longer than `max_bytes`."""
+    # The server has refused a Content-Length that is not a number.
+    if any(name == b"content-length" and int(value) > max_bytes for name, value in scope["headers"]):
+        raise BodyTooLarge(max_bytes)
+
+
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The whole body; raises BodyTooLarge as soon as it is longer than `max_bytes`, before the rest is read."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > max_bytes:
-            raise BodyTooLarge(max_bytes)
+    check_declared_length(scope, max_bytes)
     pieces: list[bytes] = []
     size = 0
     while True:
@@ -86,9 +96,11 @@ def parse_json(body: bytes) -> object:
 def _parse_lenient(body: bytes, first: orjson.JSONDecodeError) -> object:
     try:
         document: object = json.loads(body, parse_int=_parse_integer)
+        # A text with half a surrogate pair is no text: neither an answer nor the journal could repeat it.
+        orjson.dumps(document)
     except RecursionError:
         raise MalformedBody("it is nested too deeply") from None
-    except ValueError:
+    except (ValueError, orjson.JSONEncodeError):
         _refuse(first)
     return document
 

@@ -1,13 +1,14 @@
 """Forwarding of requests to another process: bodies stream both ways, nothing of them is kept."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import httpx
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from core.errors import UpstreamUnavailable
+from web.bodies import BodyTooLarge, check_declared_length
 from web.request_ids import HEADER, get_request_id
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,17 @@ class Forwarder:
     """An ASGI application that sends each request to the process at `address`.
 
     `prefix` is taken off the path first. Redirects are answered, not followed. Raises UpstreamUnavailable where the
-    process does not answer; `what` names it.
+    process does not answer; `what` names it. Raises BodyTooLarge for a body longer than `find_limit(path)` bytes, None
+    being no limit: an answer that the process gave in the middle of the body could be lost with the connection.
     """
 
-    def __init__(self, what: str, address: str, prefix: str = "") -> None:
+    def __init__(
+        self, what: str, address: str, prefix: str = "", find_limit: Callable[[str], int | None] = lambda _: None
+    ) -> None:
         self._what = what
         self._address = httpx.URL(address)
         self._prefix = prefix.encode()
+        self._find_limit = find_limit
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             # The environment's proxy is for the outside world.
@@ -53,11 +58,14 @@ class Forwarder:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._find_limit(scope["path"])
+        if limit is not None:
+            check_declared_length(scope, limit)
         request = self._client.build_request(
             scope["method"],
             self._build_url(scope),
             headers=_build_headers(scope),
-            content=_stream_body(receive) if _has_body(scope) else None,
+            content=_stream_body(receive, limit) if _has_body(scope) else None,
         )
         # httpx adds its own where the caller sent none.
         for name in ("accept", "accept-encoding", "user-agent"):
@@ -111,11 +119,16 @@ def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
-async def _stream_body(receive: Receive) -> AsyncIterator[bytes]:
+async def _stream_body(receive: Receive, limit: int | None) -> AsyncIterator[bytes]:
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        yield message.get("body", b"")
+        piece = message.get("body", b"")
+        size += len(piece)
+        if limit is not None and size > limit:
+            raise BodyTooLarge(limit)
+        yield piece
         if not message.get("more_body", False):
             return

@@ -6,7 +6,8 @@ Members of a document: `type` (relative to the api's address), `title`, `status`
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 from fastapi import FastAPI
@@ -16,18 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from core.errors import (
-    AnswerNotFinite,
-    Conflict,
-    Fault,
-    InvalidInput,
-    MillraceError,
-    NotFound,
-    Unavailable,
-    show_faults,
-    show_value,
-)
-from web.bodies import BodyTooLarge, MalformedBody, WrongMediaType
+from core.errors import Conflict, Fault, InvalidInput, MillraceError, NotFound, Unavailable, show_faults, show_value
+from core.serving_errors import AnswerNotFinite, AnswerTooSlow, Overloaded
+from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, WrongMediaType
 from web.request_ids import HEADER, assign_request_id, get_answer_headers, get_request_id
 
 logger = logging.getLogger(__name__)
@@ -38,15 +30,21 @@ RETRY_AFTER_S = 2
 # The first class that fits decides; what fits none is an internal error, whose sentence may name paths.
 _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
     (MalformedBody, 400),
+    (BodyTooSlow, 408),
     (BodyTooLarge, 413),
     (WrongMediaType, 415),
     (InvalidInput, 422),
     (NotFound, 404),
     (Conflict, 409),
+    (Overloaded, 429),
+    (AnswerTooSlow, 504),
     (Unavailable, 503),
     (AnswerNotFinite, 500),
 )
 _CLIENT_CLOSED_REQUEST = 499
+_KIND_KEY = "millrace.error_kind"
+
+Observe = Callable[[Scope, int, float], None]
 
 
 class InvalidFields(InvalidInput):
@@ -60,12 +58,15 @@ class InvalidFields(InvalidInput):
         return {"errors": [{"where": f.where, "value": f.value, "rule": f.rule} for f in self.faults]}
 
 
-def install_problem_details(app: FastAPI) -> None:
-    """Answer every error of `app` as a problem document and every request with its X-Request-ID."""
+def install_problem_details(app: FastAPI, observe: Observe | None = None) -> None:
+    """Answer every error of `app` as a problem document and every request with its X-Request-ID.
+
+    `observe` is told of every answer: the request's scope, the status and the seconds that it took.
+    """
     app.add_exception_handler(MillraceError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_fields)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_middleware(RequestDoor)
+    app.add_middleware(RequestDoor, observe=observe)
 
 
 def build_problem(error: MillraceError, request_id: str) -> Response:
@@ -74,13 +75,27 @@ def build_problem(error: MillraceError, request_id: str) -> Response:
     if status is None:
         return build_internal_problem(request_id)
     headers = {}
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if status == 413:
+    if status in (408, 413):
         # The rest of the body is not read, so nothing after it on this connection can be.
         headers["Connection"] = "close"
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
-    return _respond(status, name, error.sentence, request_id, headers=headers, error=error)
+    return _respond(status, name_problem(error), error.sentence, request_id, headers=headers, error=error)
+
+
+def build_logged_problem(error: MillraceError, scope: Scope) -> Response:
+    """The same, noted for those who observe, and logged where it is ours."""
+    request_id = get_request_id(scope)
+    response = build_problem(error, request_id)
+    note_error(scope, name_problem(error))
+    if response.status_code == 500:
+        logger.error("request %s failed: %s", request_id, error.sentence, exc_info=error)
+    return response
+
+
+def name_problem(error: Exception) -> str:
+    """The last part of the problem's `type`, as in `journal-full`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
 
 
 def build_internal_problem(request_id: str) -> Response:
@@ -92,46 +107,64 @@ def build_internal_problem(request_id: str) -> Response:
 class RequestDoor:
     """Gives each request its id, puts it on the answer, and turns what nothing else handled into a problem document."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observe: Observe | None = None) -> None:
         self._app = app
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        started_s = time.perf_counter()
         request_id = assign_request_id(scope)
         header = (HEADER, request_id.encode())
-        has_started = False
+        status = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal has_started
+            nonlocal status
             if message["type"] == "http.response.start":
-                has_started = True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), header, *get_answer_headers(scope)]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except MillraceError as error:
+            # Of the plain applications that stand before the framework.
+            if status:
+                raise
+            await build_logged_problem(error, scope)(scope, receive, send_with_id)
         except ClientDisconnect:
             logger.info("the client of request %s went away before its body was read", request_id)
-            if not has_started:
+            if not status:
                 await send_with_id({"type": "http.response.start", "status": _CLIENT_CLOSED_REQUEST, "headers": []})
                 await send_with_id({"type": "http.response.body", "body": b""})
         except Exception:
-            if has_started:
+            if status:
                 raise
             logger.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            note_error(scope, "internal-error")
             await build_internal_problem(request_id)(scope, receive, send_with_id)
+        finally:
+            if self._observe is not None:
+                self._observe(scope, status, time.perf_counter() - started_s)
+
+
+def note_error(scope: Scope, kind: str) -> None:
+    """Note what kind of error the request is answered with, for those who observe."""
+    scope[_KIND_KEY] = kind
+
+
+def find_error_kind(scope: Scope) -> str | None:
+    """What was noted; None for a request without an error of ours."""
+    kind: str | None = scope.get(_KIND_KEY)
+    return kind
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, MillraceError):
         raise error
-    request_id = get_request_id(request.scope)
-    response = build_problem(error, request_id)
-    if response.status_code == 500:
-        logger.error("request %s failed: %s", request_id, error.sentence, exc_info=error)
-    return response
+    return build_logged_problem(error, request.scope)
 
 
 async def _answer_invalid_fields(request: Request, error: Exception) -> Response:

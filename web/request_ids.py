@@ -3,8 +3,8 @@
 The id is taken from the request's X-Request-ID where that is plain, else made.
 """
 
+import os
 import re
-import uuid
 
 from starlette.types import Scope
 
@@ -16,8 +16,12 @@ _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 def assign_request_id(scope: Scope) -> str:
     """Give the request its id: the caller's, if it is 1 to 64 letters, digits, dots, dashes or underscores."""
-    given = next((value for name, value in scope["headers"] if name == HEADER), None)
-    request_id = given.decode() if given is not None and _PLAIN.fullmatch(given) else uuid.uuid4().hex
+    request_id = None
+    for name, value in scope["headers"]:
+        if name == HEADER and _PLAIN.fullmatch(value):
+            request_id = value.decode()
+    if request_id is None:
+        request_id = os.urandom(16).hex()
     scope[_SCOPE_KEY] = request_id
     return request_id
 

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
@@ -10,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from rich.console import Console
 
-from cli.output import console, print_json, print_table, show
+from cli.output import print_json, print_table, show
 
 AT = datetime(2026, 3, 1, 12, 30, 15, 987654, tzinfo=UTC)
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -27,12 +27,12 @@ class Thing:
 
 
 @pytest.fixture
-def written() -> Iterator[StringIO]:
+def written(monkeypatch: pytest.MonkeyPatch) -> StringIO:
     """What the console writes, on lines of a hundred characters."""
-    before, width = console.file, console.width
-    console.file, console.width = StringIO(), 100
-    yield console.file
-    console.file, console.width = before, width
+    console = Console(file=StringIO(), width=100, highlight=False)
+    monkeypatch.setattr("cli.output.console", console)
+    assert isinstance(console.file, StringIO)
+    return console.file
 
 
 @pytest.mark.parametrize(

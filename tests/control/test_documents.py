@@ -9,6 +9,7 @@ from tests.control.running import Controlled
 
 _ROUTES = {
     "/models/{model}/observations": {"post"},
+    "/models/{model}/rejected": {"get"},
     "/models/{model}/trainings": {"post"},
     "/trainings": {"get"},
     "/trainings/{training_id}": {"get"},

@@ -50,12 +50,19 @@ def test_model_without_versions_lists_none(tracked: Controlled) -> None:
 
 def test_promotion_and_rollback_move_production_and_are_recorded(tracked: Controlled, model: str) -> None:
     registry = tracked.connections.registry
+    with tracked.connections.engine.begin() as connection:
+        store_verdict(connection, Verdict(model, 1, None, "promote", "looked at", ()), None)
     assert tracked.client.post(f"/models/{model}/promote", json={"version": 1}).status_code == 200
-    moved = tracked.client.post(f"/models/{model}/promote", json={"version": 2, "reason": "  by hand "})
+    refused = tracked.client.post(f"/models/{model}/promote", json={"version": 2, "reason": "by hand"})
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/verdict-stands")
+    silent = tracked.client.post(f"/models/{model}/promote", json={"version": 2, "override": True})
+    assert (silent.status_code, silent.json()["type"]) == (422, "/problems/parameter-rejected")
+    order = {"version": 2, "override": True, "reason": "  by hand "}
+    moved = tracked.client.post(f"/models/{model}/promote", json=order)
     assert moved.status_code == 200
     document = moved.json()
     assert (document["version"], document["previous_version"], document["to_stage"]) == (2, 1, "Production")
-    assert (document["cause"], document["reason"], document["actor"]) == ("hand", "by hand", "local")
+    assert (document["cause"], document["reason"], document["actor"]) == ("override", "by hand", "local")
     assert _get_production(registry, model) == 2
     again = tracked.client.post(f"/models/{model}/promote", json={"version": 2})
     assert (again.status_code, again.json()) == (200, document)
@@ -65,7 +72,7 @@ def test_promotion_and_rollback_move_production_and_are_recorded(tracked: Contro
     history = tracked.client.get(f"/models/{model}/history").json()
     assert [(entry["version"], entry["cause"], entry["state"]) for entry in history] == [
         (1, "rollback", "finished"),
-        (2, "hand", "finished"),
+        (2, "override", "finished"),
         (1, "hand", "finished"),
     ]
     nothing = tracked.client.post(f"/models/{model}/rollback")
@@ -92,6 +99,7 @@ def test_version_that_does_not_exist_is_not_promoted(tracked: Controlled, model:
         {"version": True},
         {"version": None},
         {"version": 1, "stage": "Archived"},
+        {"version": 1, "override": "yes"},
         {"version": 1, "reason": "a\x00b"},
         {"version": 1, "reason": "a" * 2001},
         {"version": 1, "reason": ["x"]},
@@ -113,7 +121,7 @@ def test_target_is_production_until_it_is_set(tracked: Controlled, model: str) -
 
 def test_missing_version_cannot_be_pinned(tracked: Controlled, model: str) -> None:
     tracked.client.put(f"/models/{model}/target", json={"target": "1"})
-    for target in ("3", str(2**31), "9" * 30):
+    for target in ("3", str(2**31), "9" * 30, "1.0.0", "Staging"):
         response = tracked.client.put(f"/models/{model}/target", json={"target": target})
         assert response.status_code == 404, response.text
         assert response.json()["type"] == "/problems/model-version-not-found"
@@ -122,7 +130,7 @@ def test_missing_version_cannot_be_pinned(tracked: Controlled, model: str) -> No
         assert load_targets(connection)[model] == "1"
 
 
-@pytest.mark.parametrize("target", ["production", "Staging", "", "0", "01", "-1", "1.0", " 1", "\u0661", "1\n", "1;"])
+@pytest.mark.parametrize("target", ["production", "Latest", "", "0", "01", "-1", "a/b", " 1", "\u0661", "1\n", "1;"])
 def test_target_that_is_none_is_refused(steady: Controlled, target: str) -> None:
     response = steady.client.put("/models/prices/target", json={"target": target})
     assert response.status_code == 422, response.text

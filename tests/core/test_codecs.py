@@ -88,7 +88,14 @@ def test_bounds_are_inclusive() -> None:
 
 
 def test_largest_float32_is_taken() -> None:
-    assert decode_values(PAIRS.model_copy(update={"features": ("load",)}), [LARGEST, -LARGEST]).max() == LARGEST
+    assert decode_values(PAIRS, [[LARGEST, -LARGEST], [1, 2]]).max() == LARGEST
+
+
+def test_contracts_that_have_decoded_are_equal_still() -> None:
+    first, second = build_pair_series(), build_pair_series()
+    for contract in (first, second):
+        decode_values(contract, [[1, 2], [3, 4]])
+    assert first == second
 
 
 def test_own_route_takes_values_or_rows() -> None:
@@ -163,9 +170,28 @@ def test_every_missing_column_is_named() -> None:
     ]
 
 
-def test_values_of_a_series_with_several_features_are_refused() -> None:
-    with pytest.raises(RequestRejected, match="only `rows` are read"):
-        decode_values(PAIRS, [1, 2])
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([], ["values"]),
+        ([1, 2], ["values[0]", "values[1]"]),
+        ([[1, 2]], ["values"]),
+        ([[1, 2], [3, True]], ["values[1][1]"]),
+        ([[1, 2], [3, 10**400]], ["values[1][1]"]),
+        ([[1, 2], [3]], ["values[1]"]),
+        ([[[1, 2], [3, 4]], [[5, 6]]], ["values[1]"]),
+        ([[[1, 2], [3, 4]], [[5, 6], [7, None]]], ["values[1][1][1]"]),
+    ],
+)
+def test_fault_in_the_values_of_several_features_is_named_by_step_and_feature(
+    values: object, places: list[str]
+) -> None:
+    assert faults_of(decode_values, PAIRS, values) == places
+
+
+def test_values_of_several_features_are_one_window_or_many() -> None:
+    assert decode_values(PAIRS, [[1, 2], [3, 4]]).tolist() == [[[1, 2], [3, 4]]]
+    assert decode_values(PAIRS, [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]).tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
 
 
 @pytest.mark.parametrize("body", [None, [], [1, 2, 3], "values", {}, {"values": [1, 2, 3], "rows": []}, {"value": 1}])

@@ -47,14 +47,14 @@ AT = Column(name="at", dtype="time")
         ({"key": Key(time="at", entity="symbol")}, r"\['symbol'\] is used"),
         ({"key": Key()}, "a sequence needs key.time"),
         ({"steps": 1}, "a sequence needs at least 2 steps, not 1"),
-        ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
-        ({"steps": MAX_STEPS + 1}, "steps: Input should be less than or equal to 10000"),
-        ({"kind": "graph"}, "kind: Input should be 'tabular', 'sequence' or 'ranking'"),
-        ({"format_version": 2}, "format_version: Input should be 1"),
-        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
-        ({"columns": ({"name": "a;b", "dtype": "float"},)}, "columns.0.name: String should match pattern"),
-        ({"columns": ({"name": "", "dtype": "float"},)}, "columns.0.name: String should match pattern"),
-        ({"columns": ({"name": "a", "dtype": "double"},)}, "columns.0.dtype: Input should be"),
+        ({"steps": 0}, "steps=0: Input should be greater than or equal to 1"),
+        ({"steps": MAX_STEPS + 1}, "steps=10001: Input should be less than or equal to 10000"),
+        ({"kind": "graph"}, "kind='graph': Input should be 'tabular', 'sequence' or 'ranking'"),
+        ({"format_version": 2}, "format_version=2: Input should be 1"),
+        ({"colour": "red"}, "colour='red': Extra inputs are not permitted"),
+        ({"columns": ({"name": "a;b", "dtype": "float"},)}, "columns.0.name='a;b': String should match pattern"),
+        ({"columns": ({"name": "", "dtype": "float"},)}, "columns.0.name='': String should match pattern"),
+        ({"columns": ({"name": "a", "dtype": "double"},)}, "columns.0.dtype='double': Input should be"),
         (
             {"columns": (AT, {"name": "close", "dtype": "float", "minimum": 2, "maximum": 1})},
             "'close' has minimum 2 above maximum 1",
@@ -91,6 +91,12 @@ def test_name_that_would_not_do_in_paths_and_tables_is_refused(name: str) -> Non
 @pytest.mark.parametrize("name", ["a", "prices_2", "a" * 63])
 def test_plain_name_is_taken(name: str) -> None:
     assert build_contract(name, **build_series().model_dump(exclude={"model"})).model == name
+
+
+@pytest.mark.parametrize("path", ["/v2/models", "/metrics", "/invocations", "/models/{model}/predict"])
+def test_route_at_an_address_of_the_platforms_own_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="an address of the platform's own"):
+        Route(path=path, codec="values", answer={})
 
 
 @pytest.mark.parametrize("path", ["predict", "/Predict", "/a b", "/", "/a?b", "/" + "a" * 121])

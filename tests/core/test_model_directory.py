@@ -63,7 +63,7 @@ def test_directory_gives_back_what_was_written(directory: Path, version_files: V
     assert opened.contract == CONTRACT
     assert opened.reference == {"edges": {"close": [0.0, 1.5, 3.0]}, "counts": {"close": [4, 6]}}
     assert opened.evaluation == EVALUATION
-    assert opened.onnx_path.read_bytes() == version_files.onnx_path.read_bytes()
+    assert opened.find_onnx() == directory.resolve() / "model.onnx"
     assert opened.keras_path.read_bytes() == version_files.keras_path.read_bytes()
 
 
@@ -132,7 +132,7 @@ def test_manifest_that_is_no_manifest_is_refused(directory: Path, text: str, fau
 def test_reading_a_directory_imports_no_mlflow(directory: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from core.model_directory import ModelDirectory; "
-        "from core.inference import OnnxModel; OnnxModel.load(ModelDirectory.open(Path(sys.argv[1])).onnx_path); "
+        "from core.inference import OnnxModel; OnnxModel.load(ModelDirectory.open(Path(sys.argv[1])).find_onnx()); "
         "print({name.split('.')[0] for name in sys.modules} & {'mlflow', 'pandas', 'tensorflow', 'keras', 'onnx'})"
     )
     done = subprocess.run(
@@ -267,7 +267,7 @@ def test_logged_version_opens_after_download(downloaded: Path) -> None:
 
 
 def test_every_flavour_gives_equal_predictions(logged: Logged, downloaded: Path, rows: NDArray[np.float32]) -> None:
-    served = OnnxModel.load(ModelDirectory.open(downloaded).onnx_path).predict(rows)
+    served = OnnxModel.load(downloaded / "model.onnx").predict(rows)
     by_keras = mlflow.keras.load_model(logged.uri).predict(rows, verbose=0)
     by_pyfunc = mlflow.pyfunc.load_model(logged.uri).predict(rows)
     np.testing.assert_allclose(by_keras, served, rtol=1e-5, atol=1e-6)

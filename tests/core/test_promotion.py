@@ -14,15 +14,22 @@ from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.exc import OperationalError
 
 from core.database import TRANSITIONS_CHANNEL, listening
-from core.errors import AttemptSuperseded, ModelVersionNotFound, NothingToRollBackTo, TrackingUnavailable
+from core.errors import (
+    AttemptSuperseded,
+    ModelVersionNotFound,
+    NothingToRollBackTo,
+    ParameterRejected,
+    TrackingUnavailable,
+    VerdictStands,
+)
 from core.mlflow_client import build_client, without_stage_warning
-from core.promotion import build_good_versions, promote, rollback
+from core.promotion import build_good_versions, promote, promote_by_hand, rollback
 from core.reconciliation import reconcile
 from core.registry import Registry, Standing
 from core.tables import trainings
 from core.trainings import hold_attempt, request_training, start_attempt
 from core.transitions import Transition, TransitionCause, load_history
-from core.verdicts import Verdict, store_verdict
+from core.verdicts import Verdict, VerdictOutcome, store_verdict
 from tests.conftest import find_free_port
 
 AddVersion = Callable[[], int]
@@ -144,6 +151,44 @@ def test_only_the_notice_about_stages_is_silenced(registry: Registry, model: str
         with without_stage_warning():
             warnings.warn("another method is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["another method is deprecated"]
+
+
+# --- by hand -----------------------------------------------------------------------------------------------------
+
+
+def decide(engine: Engine, model: str, version: int, outcome: VerdictOutcome) -> uuid.UUID:
+    with engine.begin() as connection:
+        return store_verdict(connection, Verdict(model, version, None, outcome, "no improvement shown", ()), None)
+
+
+@pytest.mark.parametrize("outcome", ["keep", "refuse", "insufficient_evidence", None])
+def test_promotion_by_hand_against_the_verdict_needs_an_override_and_its_reason(
+    engine: Engine, registry: Registry, model: str, add_version: AddVersion, outcome: VerdictOutcome | None
+) -> None:
+    add_version()
+    verdict_id = None if outcome is None else decide(engine, model, 1, outcome)
+    with pytest.raises(VerdictStands, match="--override"):
+        promote_by_hand(engine, registry, model, 1, actor="ann", reason="I like it")
+    with pytest.raises(ParameterRejected, match="reason"):
+        promote_by_hand(engine, registry, model, 1, actor="ann", reason=" ", is_override=True)
+    assert load_all(engine, model) == []
+    done = promote_by_hand(engine, registry, model, 1, actor="ann", reason="it must", is_override=True)
+    assert (done.cause, done.reason, done.actor, done.verdict_id) == ("override", "it must", "ann", verdict_id)
+    assert load_all(engine, model) == [done]
+    assert registry.load_standing(model) == Standing(1, 1)
+    # It is there already: nothing is asked again.
+    assert promote_by_hand(engine, registry, model, 1, actor="bob") == done
+
+
+def test_promotion_by_hand_of_a_version_that_passed_needs_no_override(
+    engine: Engine, registry: Registry, model: str, add_version: AddVersion
+) -> None:
+    add_version()
+    decide(engine, model, 1, "keep")
+    decide(engine, model, 1, "promote")
+    assert promote_by_hand(engine, registry, model, 1, actor="ann").cause == "hand"
+    with pytest.raises(ModelVersionNotFound):
+        promote_by_hand(engine, registry, model, 9, actor="ann", is_override=True, reason="it must")
 
 
 # --- guard -------------------------------------------------------------------------------------------------------

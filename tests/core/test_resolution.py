@@ -5,6 +5,8 @@ import pytest
 from core.errors import ModelVersionNotFound, NoProductionVersion
 from core.resolution import resolve_target
 
+NAMES = {"20261121": 3, "1.0.0": 2, "gone": 9}
+
 
 def resolve(
     target: str,
@@ -13,7 +15,7 @@ def resolve(
     passed: tuple[int, ...] = (3, 2, 1),
     existing: tuple[int, ...] = (4, 3, 2, 1),
 ) -> int:
-    return resolve_target("prices", target, production=production, passed=passed, existing=existing)
+    return resolve_target("prices", target, production=production, passed=passed, existing=existing, names=NAMES)
 
 
 def test_production_is_the_version_in_that_stage() -> None:
@@ -64,8 +66,19 @@ def test_moving_target_without_a_version_says_how_to_get_one() -> None:
     ],
 )
 def test_target_that_names_no_version_is_never_answered_by_another_one(target: str) -> None:
-    with pytest.raises(ModelVersionNotFound, match="existing are 4, 3, 2, 1") as missing:
+    with pytest.raises(ModelVersionNotFound, match=r"existing are 4, 3 \(20261121\), 2") as missing:
         resolve(target)
 
     assert missing.value.facts() == {"model": "prices", "wanted": target}
     assert len(missing.value.sentence) < 200
+
+
+@pytest.mark.parametrize(("name", "version"), [("20261121", 3), ("1.0.0", 2)])
+def test_a_name_is_the_version_that_bears_it(name: str, version: int) -> None:
+    assert resolve(name) == version
+
+
+@pytest.mark.parametrize("name", ["1.0.1", "gone", "20261122"])
+def test_a_name_without_its_version_is_refused_with_those_that_exist(name: str) -> None:
+    with pytest.raises(ModelVersionNotFound, match=r"existing are 4, 3 \(20261121\), 2 \(1.0.0\), 1"):
+        resolve(name)

@@ -281,3 +281,11 @@ def test_password_stays_hidden_when_another_setting_is_refused(monkeypatch: pyte
     for refused in ({"MILLRACE_HOST": EVERYWHERE}, {"MILLRACE_SERVING_PORT": "x"}):
         sentence = refusal_of(monkeypatch, DATABASE_URL=REMOTE, **refused)
         assert PASSWORD not in sentence
+
+
+def test_nothing_is_watched_or_pulled_without_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = load_settings()
+    assert (settings.watch_folder, settings.pulled_models, settings.pull_private) == (None, (), False)
+
+    changed = load_with(monkeypatch, MILLRACE_WATCH_FOLDER="inbox", MILLRACE_PULLS=" prices, books ,")
+    assert (changed.watch_folder, changed.pulled_models) == (tmp_path / "inbox", ("prices", "books"))

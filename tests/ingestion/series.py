@@ -57,16 +57,18 @@ def build_fleet_contract(model: str, *, step_s: float | None = 300.0, gaps: Gaps
 
 
 def build_table_contract(model: str, *columns: Column, id_column: str | None = None) -> Contract:
-    """Rows without time; the last column is the target."""
-    return build_contract(
+    """Rows without time, of any columns: that a model cannot be trained on them all is nothing to storing them."""
+    number = Column(name="number", dtype="float")
+    contract = build_contract(
         model,
         description="a table",
         kind="tabular",
-        columns=columns,
+        columns=(*columns, number, number.model_copy(update={"name": "target"})),
         key=Key(id=id_column),
-        target=columns[-1].name,
-        features=(columns[0].name,),
+        target="target",
+        features=("number",),
     )
+    return contract.model_copy(update={"columns": columns, "target": columns[-1].name, "features": (columns[0].name,)})
 
 
 def write_days(first: int, closes: Iterable[float], heading: str = "Date,Close") -> bytes:

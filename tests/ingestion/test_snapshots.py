@@ -4,7 +4,6 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -17,29 +16,12 @@ from pyarrow import parquet
 from sqlalchemy import Engine, func, select
 
 from core.contract import Column
-from core.errors import SnapshotNotFound, SnapshotRejected
+from core.data_errors import SnapshotNotFound, SnapshotRejected
 from core.snapshots import Snapshot, load_snapshot
 from core.tables import snapshots
 from ingestion.snapshots import SnapshotQuery, create_snapshot
+from tests.ingestion.folder_store import FolderStore
 from tests.ingestion.series import build_series_contract, build_table_contract, import_bytes, write_days
-
-
-@dataclass
-class FolderStore:
-    """A store of files in a folder; `stored` lists the names in order."""
-
-    folder: Path
-    stored: list[str] = field(default_factory=list)
-
-    def store_file(self, local: Path, name: str) -> str:
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(local, target)
-        self.stored.append(name)
-        return str(target)
-
-    def fetch_file(self, uri: str, local: Path) -> None:
-        shutil.copyfile(uri, local)
 
 
 @pytest.fixture

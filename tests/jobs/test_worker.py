@@ -112,7 +112,7 @@ def test_worker_ends_in_time_when_it_is_asked_to_and_takes_its_child_with_it(
     assert load(connections, training.id).is_open
 
 
-def test_reconciler_runs_every_five_seconds_and_checks_every_hour(connections: Connections) -> None:
+def test_reconciler_runs_every_five_seconds_and_checks_and_upkeep_every_hour(connections: Connections) -> None:
     app = build_queue_app(connections.database_url)
     add_tasks(app, connections)
     pauses = {}
@@ -120,7 +120,7 @@ def test_reconciler_runs_every_five_seconds_and_checks_every_hour(connections: C
         task.croniter.set_current(start_time=1_700_000_000)
         ticks = [task.croniter.get_next(ret_type=float) for _ in range(200)]
         pauses[name] = {after - before for before, after in pairwise(ticks)}
-    assert pauses == {"reconcile": {5.0}, "schedule_checks": {3600.0}}
+    assert pauses == {"reconcile": {5.0}, "schedule_checks": {3600.0}, "keep_partitions": {3600.0}}
 
 
 # --- start-up ----------------------------------------------------------------------------------------------------

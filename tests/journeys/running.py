@@ -20,10 +20,10 @@ from core.embedded_database import EmbeddedDatabase
 from tests.conftest import REPOSITORY, find_free_port
 
 MODEL = "prices"
-START_S = 300.0
+START_S = 900.0
 STOP_S = 60.0
 _LOOK_S = 0.1
-_PORTS = ("MILLRACE_SERVING_PORT", "MILLRACE_CONTROL_PORT", "MILLRACE_TRACKING_PORT")
+_PORTS = ("MILLRACE_SERVING_PORT", "MILLRACE_CONTROL_PORT", "MILLRACE_TRACKING_PORT", "MILLRACE_MQTT_PORT")
 Found = TypeVar("Found")
 
 

@@ -39,5 +39,19 @@ def test_readme_names_every_command(platform: Platform) -> None:
 
 def test_readme_has_commands_of_every_kind() -> None:
     text = "\n".join(_COMMANDS)
-    for word in ("/predict", "/models", "millrace ingest", "millrace train", "millrace check", "/findings"):
+    for word in (
+        "/predict",
+        "/models",
+        "millrace ingest",
+        "application/x-ndjson",
+        "millrace replay",
+        "millrace watch",
+        "millrace pull",
+        "millrace rejected",
+        "millrace origin",
+        "millrace snapshot",
+        "millrace train",
+        "millrace check",
+        "/findings",
+    ):
         assert word in text

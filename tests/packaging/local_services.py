@@ -40,6 +40,7 @@ class LocalServices:
     s3_address: str
     access_key: str
     secret_key: str
+    broker_port: int
     ports: dict[str, int] = field(default_factory=lambda: {name: find_free_port() for name in PORTS})
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ class LocalServices:
             "POSTGRES_PASSWORD": password or "",
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "MQTT_PASSWORD": "composed",
         }
         self.services = load_services(values)
 
@@ -130,6 +132,7 @@ class LocalServices:
         places = {
             "@postgres:5432/millrace": f"@/{url.database}?host={url.query['host']}&port={url.query['port']}",
             "s3:8333": self.s3_address.removeprefix("http://"),
+            "mosquitto:1883": f"127.0.0.1:{self.broker_port}",
             HOME: str(home),
             "0.0.0.0": "127.0.0.1",  # noqa: S104  # replaced, not bound
             **{f"{name}:{port}": f"127.0.0.1:{self.ports[name]}" for name, port in PORTS.items()},

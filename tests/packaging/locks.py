@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 MAIN_LOCK = ROOT / "requirements.lock"
-IMAGES = ("serving", "control", "tracking", "worker")
+IMAGES = ("serving", "control", "tracking", "worker", "ingest")
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})$")
 
 

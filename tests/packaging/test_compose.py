@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from core.embedded_database import running_database
 from deploy import health
 from tests.conftest import find_free_port, make_open_folder
+from tests.ingestion.brokers import running_embedded
 from tests.packaging.local_services import PORTS, LocalServices
 from workloads.catalogue import get_workload
 
@@ -44,7 +45,8 @@ def services(s3_address: str) -> Iterator[LocalServices]:
     folder = make_open_folder()
     with (
         running_database(folder / "database") as database_url,
-        LocalServices(folder, database_url, s3_address, ACCESS_KEY, SECRET_KEY) as started,
+        running_embedded(folder) as broker,
+        LocalServices(folder, database_url, s3_address, ACCESS_KEY, SECRET_KEY, broker.port) as started,
     ):
         yield started
     shutil.rmtree(folder)

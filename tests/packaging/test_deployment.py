@@ -12,7 +12,12 @@ from tests.packaging.images import read_stages
 from tests.packaging.locks import IMAGES, ROOT
 
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
-VALUES = {"POSTGRES_PASSWORD": "a-long-password", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+VALUES = {
+    "POSTGRES_PASSWORD": "a-long-password",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "MQTT_PASSWORD": "another-long-password",
+}
 
 COMPOSE = read_compose()
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -65,7 +70,7 @@ def test_ports_are_published_on_this_machine_only(name: str) -> None:
     assert isinstance(ports, list)
 
     assert all(str(port).startswith("127.0.0.1:") for port in ports)
-    assert bool(ports) == (name == "serving")
+    assert bool(ports) == (name in ("serving", "mosquitto"))
 
 
 @every_service
@@ -105,7 +110,7 @@ def test_images_of_others_are_pinned(name: str) -> None:
 
 @every_own_service
 def test_command_exists(name: str) -> None:
-    program, command = OWN[name].command
+    program, command, *_ = OWN[name].command
     commands = [found.callback.__name__ for found in build_app(command).registered_commands if found.callback]
 
     assert program == "millrace"

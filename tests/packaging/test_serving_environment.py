@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import find_free_port
 from tests.packaging.locks import ROOT, image_lock
+from tests.serving.onnx_models import build_contract, write_version
 
 ENGINES = (
     "tensorflow",
@@ -62,6 +63,21 @@ print(json.dumps({{
     assert found["loaded"] == []
     assert found["installed"] == []
     assert Path(found["serving"]).is_relative_to(ROOT)
+
+
+def test_version_without_onnx_is_refused_by_naming_the_extra_that_runs_it(serving_python: str, tmp_path: Path) -> None:
+    write_version(tmp_path / "version", build_contract(), "mean", has_onnx=False)
+    program = f"""
+from pathlib import Path
+from core.serving_errors import RuntimeMissing
+from serving.loading import load_version
+try:
+    load_version(Path({str(tmp_path / "version")!r}), "prices", 1)
+except RuntimeMissing as error:
+    print(error.sentence)
+"""
+    done = subprocess.run([serving_python, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    assert "millrace[serving-tensorflow]" in done.stdout
 
 
 def test_serving_command_runs_in_its_own_environment(

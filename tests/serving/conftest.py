@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, Engine, create_engine, make_url, text
 
+from core.contracts import write_contracts
 from core.database import create_database_engine, migrate_database
 from core.embedded_database import EmbeddedDatabase
 from tests.serving.folder_registry import FolderRegistry
+from tests.serving.onnx_models import build_contract
 from tests.serving.running import Served, serving
+from tests.serving.tables import build_table, write_table_version
 
 _numbers = itertools.count()
 
@@ -44,11 +47,12 @@ def template(database: EmbeddedDatabase) -> str:
 @pytest.fixture
 def own_database_url(database: EmbeddedDatabase, template: str) -> Iterator[str]:
     """An empty database of its own, migrated."""
-    yield _copy_database(database, template)
+    yield copy_database(database, template)
     database.ensure_running()
 
 
-def _copy_database(database: EmbeddedDatabase, template: str) -> str:
+def copy_database(database: EmbeddedDatabase, template: str) -> str:
+    """The address of a new copy of the migrated database."""
     name = f"serving_{next(_numbers)}"
     url = make_url(database.url)
     _create_database(url, f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -89,7 +93,29 @@ def steady(tmp_path_factory: pytest.TempPathFactory, database: EmbeddedDatabase,
     folder = tmp_path_factory.mktemp("steady")
     (folder / "registry").mkdir()
     registry = FolderRegistry(folder / "registry")
-    with _serving_first_version(folder, _copy_database(database, template), registry) as running:
+    with _serving_first_version(folder, copy_database(database, template), registry) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory: pytest.TempPathFactory, database: EmbeddedDatabase, template: str) -> Iterator[Served]:
+    """The application with a series, `prices`, and a table, `areas`; for tests that change nothing."""
+    folder = tmp_path_factory.mktemp("two_models")
+    (folder / "registry").mkdir()
+    registry = FolderRegistry(folder / "registry")
+    registry.add("prices", 1, answers="mean")
+    registry.add("prices", 2, answers="double")
+    write_table_version(registry.folder / "areas" / "1")
+    registry.set_production("prices", 1)
+    registry.set_production("areas", 1)
+    database_url = copy_database(database, template)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        write_contracts(connection, [build_contract("prices"), build_table()])
+    engine.dispose()
+    with serving(folder, database_url, registry, models=()) as running:
+        running.wait_for_version("prices", 1)
+        running.wait_for_version("areas", 1)
         yield running
 
 

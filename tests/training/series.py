@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from core.contract import Contract
 from tests.workloads.reading import read_columns
-from training.sequence import Parts, build_part, split_part
+from training.parts import Parts
+from training.sequence import split_columns
 from workloads.declaration import Workload
 from workloads.prices.sample import write_sample
 
@@ -25,4 +26,4 @@ def draw_columns(contract: Contract, rows: int) -> Mapping[str, NDArray[np.gener
 def draw_parts(workload: Workload, parameters: Mapping[str, int | float], rows: int = 200) -> Parts:
     """Training, validation and hold-out part of the sample series."""
     contract = workload.build_contract(parameters)
-    return split_part(contract, build_part(contract, draw_columns(contract, rows)), workload.split)
+    return split_columns(contract, draw_columns(contract, rows), workload.split)

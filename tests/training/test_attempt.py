@@ -37,12 +37,15 @@ from tests.training.preparing import (
     start_next_attempt,
 )
 from training import attempt as attempt_module
+from training import variants as variants_module
 from training.fit import fit_model
 from training.gate import judge
 from workloads.declaration import Workload
 from workloads.prices.sample import FIRST_DAY
 
 # Keras's TensorFlow variables do not know NumPy 2's `copy` keyword.
+FIRST_CHECKS = ["valid", "fresh", "rows", "sanity", "parity", "latency", "size", "baseline"]
+
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
@@ -130,6 +133,7 @@ def test_run_holds_parameters_metrics_of_every_epoch_plots_dataset_and_verdict(
     names = {f"{part}_{error}" for part in ("holdout", "persistence") for error in ("mae", "rmse", "mape")}
     assert names <= set(run.data.metrics)
     assert {file.path for file in client.list_artifacts(first.run_id, "plots")} == {
+        "plots/backtest.png",
         "plots/loss.png",
         "plots/predicted_against_actual.png",
         "plots/residuals.png",
@@ -142,7 +146,7 @@ def test_run_holds_parameters_metrics_of_every_epoch_plots_dataset_and_verdict(
     assert json.loads(dataset.profile or "") == {"num_rows": ROWS, "digest": digest}
     verdict = json.loads(Path(client.download_artifacts(first.run_id, "verdict.json", str(tmp_path))).read_text())
     assert (verdict["outcome"], verdict["version"]) == ("promote", 1)
-    assert [check["name"] for check in verdict["checks"]] == ["data", "sanity", "parity", "baseline"]
+    assert [check["name"] for check in verdict["checks"]] == FIRST_CHECKS
 
 
 def test_logged_errors_are_those_of_the_downloaded_export_on_the_snapshots_last_rows(
@@ -194,8 +198,8 @@ def test_holdout_leaves_out_what_the_champion_has_trained_on(
     digest = cut_snapshot(connections, workload, last_at)
     ended = attempt(connections, workload, request(connections, workload, digest))
     assert ended.verdict.outcome == "insufficient_evidence"
-    check = ended.verdict.checks[0]
-    assert (check.name, check.value, check.threshold) == ("data", 12.0, float(MINIMUM_ROWS))
+    check = next(check for check in ended.verdict.checks if check.name == "rows")
+    assert (check.value, check.threshold) == (12.0, float(MINIMUM_ROWS))
     production = connections.registry.find_production(workload.name)
     assert production is not None and production.version == first.verdict.version
 
@@ -300,7 +304,7 @@ def test_attempt_that_is_superseded_while_it_fits_leaves_nothing(
 
         return fit_model(*arguments, **{**named, "report": report_late})  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(attempt_module, "fit_model", fit_until_superseded)
+    monkeypatch.setattr(variants_module, "fit_model", fit_until_superseded)
     with pytest.raises(AttemptSuperseded):
         attempt(connections, workload, training)
     check_nothing_is_left(connections, workload, training)
@@ -369,7 +373,7 @@ def test_verdict_that_was_not_carried_out_is_carried_out_by_the_next_attempt(
     assert count_stored(connections, workload.name) == (1, 0)
 
     monkeypatch.setattr(attempt_module, "promote", promote)
-    monkeypatch.setattr(attempt_module, "fit_model", None)
+    monkeypatch.setattr(variants_module, "fit_model", None)
     ended = attempt(connections, workload, load(connections, training))
     assert isinstance(ended.verdict, Verdict)
     assert (ended.training.state, ended.training.attempt) == ("finished", 2)

@@ -11,7 +11,7 @@ import pytest
 from core.errors import TrainingFailed
 from tests.training.series import draw_parts
 from training.fit import Fitted, fit_model, predict
-from training.sequence import Part
+from training.parts import Part
 from workloads.prices.workload import WORKLOAD
 
 # Keras's TensorFlow variables do not know NumPy 2's `copy` keyword.

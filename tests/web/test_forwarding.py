@@ -1,5 +1,6 @@
 """Forwarding between two real servers."""
 
+import contextlib
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -57,7 +58,7 @@ def build_upstream() -> FastAPI:
 
 
 def build_front(address: str, prefix: str = "") -> FastAPI:
-    forwarder = Forwarder("control", address, prefix)
+    forwarder = Forwarder("control", address, prefix, lambda path: MEGABYTE if path == "/limited" else None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,6 +114,25 @@ def test_large_bodies_stream_both_ways(client: httpx.Client) -> None:
     assert client.post("/digest", content=pieces()).json() == found.hexdigest()
     with client.stream("GET", "/stream") as response:
         assert sum(len(piece) for piece in response.iter_bytes()) == 64 * MEGABYTE
+
+
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "in pieces"])
+def test_two_gigabytes_are_refused_at_the_limit(client: httpx.Client, is_declared: bool) -> None:
+    sent, answer = 0, b""
+    framing = "Content-Length: 2147483648" if is_declared else "Transfer-Encoding: chunked"
+    piece = b"x" * MEGABYTE if is_declared else b"100000\r\n" + b"x" * MEGABYTE + b"\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        connection.sendall(f"POST /limited HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+        if is_declared:
+            answer = connection.recv(65536)
+        with contextlib.suppress(ConnectionError):
+            while sent < 2**31:
+                sent += connection.send(piece)
+        with contextlib.suppress(ConnectionError):
+            answer += connection.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 413 ") or (answer == b"" and not is_declared)
+    assert sent < 64 * MEGABYTE
 
 
 def test_redirect_is_answered_and_not_followed(client: httpx.Client) -> None:

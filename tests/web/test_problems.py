@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from core.data_errors import RowsRejected
 from core.errors import (
     Fault,
     MillraceError,
@@ -16,7 +17,6 @@ from core.errors import (
     NoProductionVersion,
     NothingToRollBackTo,
     RequestRejected,
-    RowsRejected,
 )
 from tests.web.running import running
 from web.principal import get_actor

@@ -1,6 +1,7 @@
 """What every workload of the catalogue has to keep to; workloads are found, not named."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from core.codecs import decode_row
 from core.contract import Contract
 from core.errors import ParameterRejected, WorkloadNotFound
 from core.features import build_monitored
@@ -18,7 +20,10 @@ from ingestion.importing import import_file
 from serving.answers import find_unknown_fields
 from tests.conftest import REPOSITORY
 from tests.workloads.reading import read_columns
-from training.sequence import Parts, build_part, split_part
+from training.kinds import get_kind
+from training.parts import Parts
+from training.slices import find_slice
+from training.tabular import build_keys
 from workloads.catalogue import get_workload, load_catalogue
 from workloads.declaration import Parameter, Workload
 
@@ -54,8 +59,22 @@ def list_parameter_sets(workload: Workload) -> dict[str, dict[str, int | float]]
     }
 
 
-def build_parts(workload: Workload, contract: Contract, sample: Path) -> Parts:
-    return split_part(contract, build_part(contract, read_columns(contract, sample)), workload.split)
+@dataclass(frozen=True)
+class Case:
+    """One variant of a workload with its sample: the contract with what is learnt, and the parts."""
+
+    contract: Contract
+    parts: Parts
+
+
+def build_cases(workload: Workload, parameters: Mapping[str, int | float], sample: Path) -> list[Case]:
+    cases = []
+    for variant in workload.variants or [""]:
+        declared = workload.build_contract(parameters, variant)
+        kind, columns = get_kind(declared), read_columns(declared, sample)
+        contract = kind.learn_contract(declared, columns, workload.split)
+        cases.append(Case(contract, kind.split_columns(contract, columns, workload.split)))
+    return cases
 
 
 def test_unknown_workload_is_answered_with_those_that_are_known(workload: Workload) -> None:
@@ -70,8 +89,9 @@ def test_contract_builds_under_the_workloads_name(workload: Workload) -> None:
 
 
 def test_documented_routes_fill_in_known_names_only(workload: Workload) -> None:
-    for route in workload.build_contract().routes:
-        assert find_unknown_fields(route) == [], route.path
+    contract = workload.build_contract()
+    for route in contract.routes:
+        assert find_unknown_fields(contract, route) == [], route.path
 
 
 def test_sample_is_the_same_bytes_for_the_same_seed_and_others_for_another(workload: Workload, tmp_path: Path) -> None:
@@ -93,9 +113,9 @@ def test_sample_imports_without_a_fault(workload: Workload, sample: Path, engine
 
 def test_sample_is_long_enough_to_train_tune_and_pass_the_gate(workload: Workload, sample: Path) -> None:
     for parameters in list_parameter_sets(workload).values():
-        parts = build_parts(workload, workload.build_contract(parameters), sample)
-        assert parts.holdout.rows >= workload.gate.minimum_rows
-        assert parts.train.rows > parts.validation.rows
+        for case in build_cases(workload, parameters, sample):
+            assert case.parts.holdout.rows >= workload.gate.minimum_rows
+            assert case.parts.train.rows > case.parts.validation.rows
 
 
 def test_search_bounds_lie_inside_those_of_a_run(workload: Workload) -> None:
@@ -111,20 +131,24 @@ def test_model_fits_the_contract_answers_finitely_and_is_loaded_without_our_code
     workload: Workload, sample: Path, size: str, tmp_path: Path
 ) -> None:
     parameters = list_parameter_sets(workload)[size]
-    contract = workload.build_contract(parameters)
-    parts = build_parts(workload, contract, sample)
-    model = workload.load_function("model")(contract, parameters, parts.train.inputs)
+    for case in build_cases(workload, parameters, sample):
+        check_model(workload, case, parameters, tmp_path / f"{case.contract.variant}.keras")
+
+
+def check_model(workload: Workload, case: Case, parameters: Mapping[str, int | float], path: Path) -> None:
+    contract, parts = case.contract, case.parts
+    fitted = workload.load_function("model")(contract, parameters, parts.train.inputs)
+    model = get_kind(contract).finish_model(contract, fitted, parts.train)
     assert model.input_shape == (None, *contract.input_shape)
     inputs = parts.holdout.inputs[:50]
     # Away from the weights of the beginning, where a model may be constant.
     move_weights(model)
     answers = predict(model, inputs)
-    assert answers.shape == (50, 1)
+    assert answers.shape == (50, contract.outputs)
     assert np.isfinite(answers).all()
     assert np.ptp(answers) > 0
     # As it is after a fit.
-    model.optimizer.build(model.trainable_variables)
-    path = tmp_path / "model.keras"
+    fitted.optimizer.build(fitted.trainable_variables)
     model.save(path)
     loaded = keras.models.load_model(path, safe_mode=True)
     np.testing.assert_array_equal(predict(loaded, inputs), answers)
@@ -140,12 +164,49 @@ def predict(model: keras.Model, inputs: NDArray[np.float32]) -> NDArray[np.float
 
 
 def test_monitored_features_of_the_sample_are_finite_and_not_constant(workload: Workload, sample: Path) -> None:
-    contract = workload.build_contract()
-    assert contract.monitored
-    values = build_monitored(contract, build_parts(workload, contract, sample).train.inputs)
-    assert values.shape[1] == len(contract.monitored)
-    assert np.isfinite(values).all()
-    assert (np.ptp(values, axis=0) > 0).all()
+    for case in build_cases(workload, workload.resolve_parameters(), sample):
+        assert case.contract.monitored
+        values = build_monitored(case.contract, case.parts.train.inputs)
+        assert values.shape[1] == len(case.contract.monitored)
+        assert np.isfinite(values).all()
+        assert (np.ptp(values, axis=0) > 0).all()
+
+
+def test_baselines_of_the_sample_are_predictions_that_pass_the_checks_of_sanity(
+    workload: Workload, sample: Path
+) -> None:
+    for case in build_cases(workload, workload.resolve_parameters(), sample):
+        contract, kind, holdout = case.contract, get_kind(case.contract), case.parts.holdout
+        baselines = kind.predict_baselines(contract, case.parts.train, holdout)
+        assert baselines
+        for name, predictions in baselines.items():
+            assert predictions.shape == (holdout.rows, contract.outputs), name
+            assert np.isfinite(predictions).all(), name
+            losses = kind.compute_losses(contract, workload.gate.metric, holdout.targets, predictions)
+            assert losses.shape == (holdout.rows,)
+            assert np.isfinite(list(kind.measure(contract, holdout.targets, predictions).values())).all()
+
+
+def test_slices_of_the_sample_have_rows_and_leave_some_out(workload: Workload, sample: Path) -> None:
+    for case in build_cases(workload, workload.resolve_parameters(), sample):
+        for chosen in workload.slices:
+            rows = find_slice(case.contract, case.parts.holdout, chosen)
+            assert 0 < rows.sum() < case.parts.holdout.rows, chosen.name
+
+
+def test_rows_of_the_sample_are_decoded_as_training_reads_them(workload: Workload, sample: Path) -> None:
+    for case in build_cases(workload, workload.resolve_parameters(), sample):
+        contract = case.contract
+        if contract.kind != "tabular":
+            continue
+        columns = read_columns(contract, sample)
+        part = get_kind(contract).build_part(contract, columns)
+        keys = build_keys(contract, columns)
+        for place in range(0, len(keys), len(keys) // 7):
+            row = {name: columns[name][place] for name in contract.features}
+            body = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+            expected = part.inputs[part.keys == keys[place]]
+            np.testing.assert_array_equal(decode_row(contract, body), expected)
 
 
 # --- parameters --------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tests.workloads.reading import read_columns
-from training.sequence import Part, Parts, build_part, split_part
+from training.parts import Part, Parts
+from training.sequence import PERSISTENCE, split_columns
 from workloads.prices.sample import write_sample
 from workloads.prices.workload import WORKLOAD
 
@@ -24,7 +25,7 @@ BuildModel = Callable[[NDArray[np.float32]], keras.Model]
 def parts(tmp_path: Path) -> Parts:
     path = tmp_path / "prices.csv"
     write_sample(path, rows=300)
-    return split_part(CONTRACT, build_part(CONTRACT, read_columns(CONTRACT, path)), WORKLOAD.split)
+    return split_columns(CONTRACT, read_columns(CONTRACT, path), WORKLOAD.split)
 
 
 def build(inputs: NDArray[np.float32]) -> keras.Model:
@@ -35,7 +36,7 @@ def build(inputs: NDArray[np.float32]) -> keras.Model:
 def test_untrained_model_predicts_the_last_close_at_every_level(parts: Parts, factor: float) -> None:
     holdout: Part = parts.holdout
     answers = build(parts.train.inputs).predict_on_batch((holdout.inputs * factor).astype(np.float32))
-    np.testing.assert_allclose(answers[:, 0], holdout.baseline * factor, rtol=1e-6)
+    np.testing.assert_allclose(answers, holdout.naive[PERSISTENCE] * factor, rtol=1e-6)
 
 
 def test_scaling_is_that_of_the_training_windows(parts: Parts) -> None:
@@ -53,8 +54,8 @@ def test_a_step_of_one_in_the_score_is_one_deviation_of_the_log_return(parts: Pa
     kernel, _ = model.get_layer("score").get_weights()
     model.get_layer("score").set_weights([kernel, np.ones(1, dtype=np.float32)])
     deviation = np.diff(np.log(inputs.astype(np.float64)), axis=1).std()
-    answers = model.predict_on_batch(parts.holdout.inputs)[:, 0]
-    np.testing.assert_allclose(answers, parts.holdout.baseline * np.exp(deviation), rtol=1e-6)
+    answers = model.predict_on_batch(parts.holdout.inputs)
+    np.testing.assert_allclose(answers, parts.holdout.naive[PERSISTENCE] * np.exp(deviation), rtol=1e-6)
 
 
 def test_a_constant_series_is_answered_with_its_level() -> None:

@@ -2,7 +2,7 @@
 
 from core.contract import Column, Key, Monitored, Route
 from core.policies import DriftPolicy
-from workloads.declaration import GatePolicy, Parameter, SplitPolicy, Workload
+from workloads.declaration import GatePolicy, Parameter, PulledSource, SplitPolicy, Workload
 
 DAY_S = 86_400.0
 _LARGEST_PRICE = 1e9
@@ -54,6 +54,8 @@ WORKLOAD = Workload(
             },
         ),
     ),
+    # A day's close stands when the day is over, in UTC.
+    pulled=(PulledSource(name="yahoo", kind="yfinance", address="BTC-USD", cron="20 0 * * *"),),
     split=SplitPolicy(validation_share=0.1, holdout_share=0.1),
     gate=GatePolicy(metric="mae", baseline_margin=0.02, non_inferiority_margin=0.02, minimum_rows=100),
     drift=DriftPolicy(minimum_rows=100),

@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.contract import Column, Contract
-from ingestion import files
+from ingestion import csv_files
+from ingestion.csv_files import CsvHeading, read_heading, read_rows
+from ingestion.encodings import MAX_LINE_BYTES
 from ingestion.faults import RowFault, Unreadable
-from ingestion.files import Heading, read_heading, read_rows
-from ingestion.receiving import MAX_LINE_BYTES, receiving
+from ingestion.receiving import receiving
 from tests.ingestion.series import build_series_contract, build_table_contract
 
 
-def _read(content: bytes, contract: Contract) -> tuple[Heading, list[tuple[int, dict[str, str]]], list[RowFault]]:
+def _read(content: bytes, contract: Contract) -> tuple[CsvHeading, list[tuple[int, dict[str, str]]], list[RowFault]]:
     rows: list[tuple[int, dict[str, str]]] = []
     faults: list[RowFault] = []
     with receiving(io.BytesIO(content), model="m", name="x", max_bytes=1 << 30) as received:
@@ -94,7 +95,7 @@ def test_rows_and_lines_agree_with_pythons_csv_module(rows: list[tuple[str, str,
     contract = build_table_contract("m", *(Column(name=name, dtype="text") for name in "abc"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "CHUNK_BYTES", block)
+        patch.setattr(csv_files, "CHUNK_BYTES", block)
         _, found, faults = _read(text.getvalue().encode(), contract)
 
     assert found == expected
@@ -102,7 +103,7 @@ def test_rows_and_lines_agree_with_pythons_csv_module(rows: list[tuple[str, str,
 
 
 def test_rows_come_in_chunks_and_lines_go_on_across_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNK_BYTES", 512)
+    monkeypatch.setattr(csv_files, "CHUNK_BYTES", 512)
     lines = [f"{at},{at}" if at % 7 else "bad" for at in range(1, 2000)]
     contract = build_table_contract("m", Column(name="a", dtype="integer"), Column(name="b", dtype="integer"))
 
@@ -113,7 +114,7 @@ def test_rows_come_in_chunks_and_lines_go_on_across_them(monkeypatch: pytest.Mon
 
 
 def test_row_without_end_is_refused_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNK_BYTES", 512)
+    monkeypatch.setattr(csv_files, "CHUNK_BYTES", 512)
     content = b"a,b\n" + b"1,2\n" * 200 + b'"' + b"1,2\n" * 1000
     contract = build_table_contract("m", Column(name="a", dtype="text"), Column(name="b", dtype="text"))
 

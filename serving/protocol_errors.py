@@ -1,0 +1,46 @@
+"""Errors in the shape of another protocol. Which status an error has is decided in `web.problems` all the same."""
+
+import logging
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from core.errors import MillraceError
+from web.problems import build_internal_problem, build_logged_problem, note_error
+from web.request_ids import get_request_id
+
+logger = logging.getLogger(__name__)
+
+EncodeError = Callable[[int, str], tuple[int, bytes]]
+"""From our status and sentence to the status and the JSON document of the protocol."""
+
+
+class ErrorsShaped:
+    """Answers the errors of `app`, as `encode` words them. Nothing of an error that is not ours is told."""
+
+    def __init__(self, app: ASGIApp, encode: EncodeError) -> None:
+        self._app = app
+        self._encode = encode
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = get_request_id(scope)
+        try:
+            await self._app(scope, receive, send)
+            return
+        except ClientDisconnect:
+            raise
+        except MillraceError as error:
+            problem = build_logged_problem(error, scope)
+            sentence = error.sentence
+        except Exception as error:  # logged below, and told in the protocol's own shape
+            problem = build_internal_problem(request_id)
+            note_error(scope, "internal-error")
+            sentence = ""
+            logger.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"], exc_info=error)
+        if problem.status_code == 500:
+            sentence = f"The request could not be completed; the log says why, under request id {request_id}."
+        status, content = self._encode(problem.status_code, sentence)
+        headers = {name: problem.headers[name] for name in ("retry-after", "connection") if name in problem.headers}
+        await Response(content, status, headers, "application/json")(scope, receive, send)

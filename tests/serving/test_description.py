@@ -1,0 +1,51 @@
+"""The OpenAPI description and its page."""
+
+import json
+import re
+
+import httpx
+from openapi_spec_validator import validate
+
+from tests.serving.running import Served
+
+
+def test_description_is_valid_and_shows_every_protocol(two_models: Served) -> None:
+    document = two_models.client.get("/openapi.json").json()
+    validate(document)
+    for path in (
+        "/models/{model}/predict",
+        "/invocations",
+        "/ping",
+        "/models/{model}/invocations",
+        "/v2/health/ready",
+        "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}/infer",
+        "/v2/repository/index",
+    ):
+        assert path in document["paths"], path
+    assert "model" not in json.dumps(document["paths"]["/ping"]["get"].get("parameters", []))
+
+
+def test_description_shows_documented_routes_with_the_contracts_bounds(two_models: Served) -> None:
+    paths = two_models.client.get("/openapi.json").json()["paths"]
+    values = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["values"]
+    assert (values["minItems"], values["maxItems"]) == (4, 4)
+    assert (values["items"]["minimum"], values["items"]["maximum"]) == (1e-6, 1e9)
+    answer = paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
+    assert answer["ok"] == {"type": "boolean", "const": True}
+    assert answer["sequence_length"] == {"type": "integer"}
+    rows = paths["/areas/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["rows"]
+    assert rows["required"] == ["width", "height"]
+
+
+def test_page_takes_everything_from_this_process(two_models: Served) -> None:
+    page = two_models.client.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "https://" not in page.text and "http://" not in page.text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(assets) == 3
+    for asset in assets:
+        answer: httpx.Response = two_models.client.get(asset)
+        assert answer.status_code == 200, asset
+    assert "url: '/openapi.json'" in page.text
+    assert "SwaggerUIBundle" in two_models.client.get("/docs/assets/swagger-ui-bundle.js").text
