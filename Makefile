@@ -74,6 +74,7 @@ clean: ## Remove what the tools leave behind; the data (.millrace, mlruns) and .
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
+# Bytecode is made once, here: where processes are told not to write it, each would compile MLflow and TensorFlow anew.
 # uv comes out of the lock first because it installs the rest several times as fast as pip. Where uv cannot reach the
 # package index (it does not read pip's settings), pip does it.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -93,7 +94,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing what requirements.lock names into $(VENV); the first time this takes some minutes"
 	@awk '/^[a-z]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(FROM_LOCK) -r $(VENV)/uv.lock
-	@$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
+	@$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python \
+	  --require-hashes requirements.lock \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(FROM_LOCK) -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -310,6 +310,14 @@ class Contract(_Frozen):
         return FeatureBounds(np.asarray(least), np.asarray(most))
 
     @cached_property
+    def monitored_positions(self) -> NDArray[np.intp] | None:
+        """Places of the monitored features in a row, or in a window's last row; None where one is computed."""
+        plain = "last_value" if self.kind == "sequence" else "value"
+        if any(monitored.transform != plain for monitored in self.monitored):
+            return None
+        return np.array([self.features.index(monitored.column) for monitored in self.monitored], dtype=np.intp)
+
+    @cached_property
     def codes(self) -> Mapping[str, Mapping[str, int]]:
         """The code of each known category, by text feature or item column; none for the declared contract."""
         return {

@@ -47,6 +47,11 @@ def encode_history(contract: Contract, items: Sequence[object], strengths: Seque
 
 def build_monitored(contract: Contract, inputs: NDArray[np.float32]) -> FloatArray:
     """The monitored features of a batch: `(batch, steps, features)` or `(batch, features)` -> `(batch, monitored)`."""
+    positions = contract.monitored_positions
+    if positions is not None:
+        # One step for all: this is part of every answer.
+        rows = inputs if inputs.ndim == 2 else inputs[:, -1]
+        return rows[:, positions].astype(np.float64)
     built = np.empty((len(inputs), len(contract.monitored)))
     for position, monitored in enumerate(contract.monitored):
         built[:, position] = _transform(monitored, contract.features, inputs)

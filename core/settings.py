@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """How long a prediction may take, from its first byte to the end of its answer."""
     max_loaded_versions: int = Field(1000, ge=2, alias="MILLRACE_MAX_LOADED_VERSIONS")
     """Versions that one serving process holds in memory; beyond that the one used longest ago is unloaded."""
+    max_loaded_bytes: int = Field(4 * 2**30, gt=0, alias="MILLRACE_MAX_LOADED_BYTES")
+    """The same by the size of their files, which the memory of large models grows with."""
     version_cache_max_bytes: int = Field(10 * 2**30, gt=0, alias="MILLRACE_VERSION_CACHE_MAX_BYTES")
     """Size of the local cache of versions; what serves stays in it whatever the size."""
     journal_max_bytes: int = Field(2**30, gt=0, alias="MILLRACE_JOURNAL_MAX_BYTES")

@@ -29,18 +29,35 @@ class Admission:
         """Take a place; raises Overloaded."""
         if self._taken >= self._most:
             raise Overloaded(self._most)
-        self._taken += 1
-        self._gauge.inc()
+        self._take()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._taken -= 1
-        self._gauge.dec()
+        self._give_back()
 
     async def compute(self, function: Callable[[], Answer]) -> Answer:
-        """Run the function in a thread. Where the caller gives up before it has begun, it never runs."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        """Run the function in a thread. Where the caller gives up before it has begun, it never runs.
+
+        Where the caller gives up later, the thread computes on, and its place stays taken until it has finished.
+        """
+        loop = asyncio.get_running_loop()
+        computed = self._threads.submit(function)
+        try:
+            return await asyncio.wrap_future(computed)
+        except asyncio.CancelledError:
+            if not computed.cancelled():
+                self._take()
+                computed.add_done_callback(lambda _: loop.call_soon_threadsafe(self._give_back))
+            raise
 
     def close(self) -> None:
         """End the threads; what they compute is finished first."""
         self._threads.shutdown()
+
+    def _take(self) -> None:
+        self._taken += 1
+        self._gauge.inc()
+
+    def _give_back(self) -> None:
+        self._taken -= 1
+        self._gauge.dec()

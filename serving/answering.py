@@ -10,6 +10,7 @@ from functools import partial
 
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.serving_errors import AnswerTooSlow
@@ -105,3 +106,12 @@ class PlainRoute(APIRoute):
     ) -> None:
         super().__init__(path, describe, **documented)  # type: ignore[arg-type]  # FastAPI's own keywords
         self.app = answer
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Take every method: the path alone decides."""
+        match, matched = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), matched
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer whatever the method: the application refuses the others, in its own shape."""
+        await self.app(scope, receive, send)

@@ -58,7 +58,7 @@ def create_app(settings: Settings, database_url: str, *, open_registry: OpenRegi
     """
     metrics = Metrics()
     journal = Journal(settings.journal_folder, settings.journal_max_bytes, is_fsync=settings.journal_fsync)
-    pool = ModelPool(settings.max_loaded_versions)
+    pool = ModelPool(settings.max_loaded_versions, settings.max_loaded_bytes)
     loader = VersionLoader(settings, pool, journal, metrics)
     engine = create_database_engine(database_url, pool_size=1)
     shipping = ShippingChild(settings, database_url, journal)

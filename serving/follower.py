@@ -259,7 +259,7 @@ class Follower:
             self._failures.pop(model, None)
             if serving is not None:
                 logger.warning("nothing serves %s: target %s means no version", model, resolved.target)
-                self._pool.clear(model)
+                self._clear(model)
             return
         if serving == version:
             self._failures.pop(model, None)
@@ -276,7 +276,7 @@ class Follower:
             # A pinned version that does not exist is an error, and never answered by another one.
             self._fail(model, version, error.sentence)
             if resolved.target not in (PRODUCTION, LATEST):
-                self._pool.clear(model)
+                self._clear(model)
         except Unavailable as error:
             if isinstance(error, VersionNotReady):
                 self._fail(model, version, error.sentence)
@@ -293,6 +293,12 @@ class Follower:
             self._pool.swap(loaded)
             self._metrics.observe_swap(model, version, replaced, time.perf_counter() - started_s)
             logger.info("version %s serves %s, target %s", version, model, resolved.target)
+
+    def _clear(self, model: str) -> None:
+        serving = self._pool.get_slot(model).version
+        self._pool.clear(model)
+        if serving is not None:
+            self._metrics.note_cleared(model, serving)
 
     def _fail(self, model: str, version: int, reason: str) -> None:
         # Before the registry's client is there, a damaged copy could not be downloaded again.

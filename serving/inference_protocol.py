@@ -213,7 +213,7 @@ def _build_route(
 ) -> PlainRoute:
     return PlainRoute(
         path,
-        ErrorsShaped(handler, encode_error),
+        ErrorsShaped(handler, encode_error, methods),
         describe,
         methods=methods,
         name=f"{methods[0]} {path}",

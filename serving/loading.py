@@ -24,7 +24,8 @@ _WARMING_CALLS = 5
 class LoadedVersion:
     """A version that can answer.
 
-    `row_ms` is how long the model took for one row while it was warmed; `used_at_s` is when it was last asked for, on
+    `row_ms` is how long the model took for one row while it was warmed; `model_bytes` is the size of its files, which
+    its memory grows with; `used_at_s` is when it was last asked for, on
     the clock that only goes forwards. Nothing else of it changes.
     """
 
@@ -35,6 +36,7 @@ class LoadedVersion:
     runtime: Runtime
     loaded_at: datetime
     row_ms: float
+    model_bytes: int
     used_at_s: float = field(default_factory=time.monotonic)
 
 
@@ -55,7 +57,8 @@ def load_version(folder: Path, model: str, version: int) -> LoadedVersion:
         reason = f"the model takes {runtime.input_shape} where its contract says {contract.input_shape}"
         raise ModelDirectoryRejected(str(folder), reason)
     row_ms = _warm(folder, runtime, _build_warming_rows(folder, directory, contract))
-    return LoadedVersion(model, version, contract, reference, runtime, datetime.now(UTC), row_ms)
+    model_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return LoadedVersion(model, version, contract, reference, runtime, datetime.now(UTC), row_ms, model_bytes)
 
 
 def build_trial_row(contract: Contract) -> NDArray[np.float32]:

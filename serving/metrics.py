@@ -94,6 +94,10 @@ class Metrics:
             self._versions.labels(model, str(previous)).set(0)
         self._versions.labels(model, str(version)).set(1)
 
+    def note_cleared(self, model: str, version: int) -> None:
+        """The version serves no longer, and none does in its place."""
+        self._versions.labels(model, str(version)).set(0)
+
     def set_backlog(self, used_bytes: int) -> None:
         self._backlog.set(used_bytes)
 

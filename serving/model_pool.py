@@ -29,12 +29,14 @@ class Slot:
 class ModelPool:
     """One swap is one assignment: a request takes its version once and finishes on it, whatever is swapped meanwhile.
 
-    At most `most_loaded` versions are loaded: beyond that the one that was used longest ago is unloaded. Its memory
-    returns when the last request that holds it has finished. Any thread may call anything.
+    At most `most_loaded` versions, with files of at most `most_bytes` together, are loaded: beyond that those that were
+    used longest ago are unloaded, all but the newest. Their memory returns when the last request that holds them has
+    finished. Any thread may call anything.
     """
 
-    def __init__(self, most_loaded: int) -> None:
+    def __init__(self, most_loaded: int, most_bytes: int) -> None:
         self._most_loaded = most_loaded
+        self._most_bytes = most_bytes
         self._slots: dict[str, Slot] = {}
         self._asked_for: dict[tuple[str, int], LoadedVersion] = {}
         self._lock = threading.Lock()
@@ -107,11 +109,13 @@ class ModelPool:
         return Slot(previous_version=slot.version, previous=slot.serving)
 
     def _unload_beyond(self, newest: LoadedVersion) -> None:
-        excess = len(list(self._iterate())) - self._most_loaded
-        if excess > 0:
-            others = [loaded for loaded in self._iterate() if loaded is not newest]
-            for loaded in sorted(others, key=_get_used_at_s)[:excess]:
-                self._unload(loaded)
+        others = sorted((loaded for loaded in self._iterate() if loaded is not newest), key=_get_used_at_s)
+        count, size = 1 + len(others), newest.model_bytes + sum(loaded.model_bytes for loaded in others)
+        for loaded in others:
+            if count <= self._most_loaded and size <= self._most_bytes:
+                break
+            self._unload(loaded)
+            count, size = count - 1, size - loaded.model_bytes
 
     def _unload(self, loaded: LoadedVersion) -> None:
         self._asked_for.pop((loaded.model, loaded.version), None)

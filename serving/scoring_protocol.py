@@ -85,7 +85,7 @@ class ScoringProtocol:
         described = {"openapi_extra": _OPENAPI, "responses": _RESPONSES} if method == "POST" else {}
         return PlainRoute(
             path,
-            ErrorsShaped(handler, encode_error),
+            ErrorsShaped(handler, encode_error, [method]),
             _describe_model if "{model}" in path else _describe,
             methods=[method],
             name=f"{method} {path}",

@@ -3,6 +3,9 @@
 import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import MillraceError, VersionNotReady
@@ -19,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class VersionLoader:
-    """Loads one version at a time, from any thread; `registry` is set as soon as its client is there."""
+    """Loads versions from any thread, each once at a time; `registry` is set as soon as its client is there."""
 
     def __init__(self, settings: Settings, pool: ModelPool, journal: Journal, metrics: Metrics) -> None:
         self.registry: RegistryClient | None = None
@@ -28,6 +31,8 @@ class VersionLoader:
         self._metrics = metrics
         self._cache = VersionCache(settings.versions_folder, settings.version_cache_max_bytes)
         self._lock = threading.Lock()
+        self._turns: dict[tuple[str, int], threading.Lock] = {}
+        self._waiting: Counter[tuple[str, int]] = Counter()
 
     def is_cached(self, model: str, version: int) -> bool:
         """Whether the version can be loaded with everything else away."""
@@ -38,7 +43,7 @@ class VersionLoader:
 
         Raises VersionNotReady where it cannot serve, ModelVersionNotFound, TrackingUnavailable.
         """
-        with self._lock:
+        with self._taking_turns(model, version):
             loaded = self._pool.find_loaded(model, version)
             if loaded is not None:
                 return loaded
@@ -52,6 +57,22 @@ class VersionLoader:
         loaded = self.load(model, version)
         self._pool.keep_asked_for(loaded)
         return loaded
+
+    @contextmanager
+    def _taking_turns(self, model: str, version: int) -> Iterator[None]:
+        """One thread at a time for each version: what is slow to come, or never comes, holds up no other."""
+        key = (model, version)
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+            self._waiting[key] += 1
+        try:
+            with turn:
+                yield
+        finally:
+            with self._lock:
+                self._waiting[key] -= 1
+                if not self._waiting[key]:
+                    del self._turns[key], self._waiting[key]
 
     def _load(self, model: str, version: int) -> LoadedVersion:
         cached = self._cache.find(model, version)
@@ -70,7 +91,9 @@ class VersionLoader:
             folder = self._cache.get(model, version, self.registry)
         except OSError as error:
             raise VersionNotReady(model, version, f"it cannot be stored: {error.strerror}") from error
-        self._cache.shrink(self._pool.get_numbers() | {(model, version)})
+        with self._lock:
+            in_loading = set(self._turns)
+        self._cache.shrink(self._pool.get_numbers() | in_loading)
         try:
             return self._load_folder(folder, model, version)
         except RuntimeMissing as error:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import Conflict, Fault, InvalidInput, MillraceError, NotFound, Unavailable, show_faults, show_value
 from core.serving_errors import AnswerNotFinite, AnswerTooSlow, Overloaded
-from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, WrongMediaType
+from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, MethodNotAllowed, WrongMediaType
 from web.request_ids import HEADER, assign_request_id, get_answer_headers, get_request_id
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ RETRY_AFTER_S = 2
 # The first class that fits decides; what fits none is an internal error, whose sentence may name paths.
 _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
     (MalformedBody, 400),
+    (MethodNotAllowed, 405),
     (BodyTooSlow, 408),
     (BodyTooLarge, 413),
     (WrongMediaType, 415),
@@ -77,6 +78,8 @@ def build_problem(error: MillraceError, request_id: str) -> Response:
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.allowed)
     if status in (408, 413):
         # The rest of the body is not read, so nothing after it on this connection can be.
         headers["Connection"] = "close"

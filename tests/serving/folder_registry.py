@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from core.errors import ModelVersionNotFound, TrackingUnavailable
@@ -26,6 +27,8 @@ class FolderRegistry:
     def download(self, model: str, version: int, folder: Path) -> None:
         self._check("tracking")
         self._check("artifacts")
+        while (self.folder / f"{model}.stalled").exists():
+            time.sleep(0.02)
         source = self.folder / model / str(version)
         if not source.is_dir():
             raise ModelVersionNotFound(model, str(version), sorted(p.name for p in source.parent.glob("[0-9]*")))
@@ -48,6 +51,11 @@ class FolderRegistry:
         """Let `tracking` or `artifacts` be away, or back."""
         path = self.folder / f"{what}.away"
         path.touch() if is_away else path.unlink(missing_ok=True)
+
+    def set_stalled(self, model: str, is_stalled: bool) -> None:
+        """Let downloads of the model take until this is taken back."""
+        path = self.folder / f"{model}.stalled"
+        path.touch() if is_stalled else path.unlink(missing_ok=True)
 
     def _check(self, what: str) -> None:
         if (self.folder / f"{what}.away").exists():

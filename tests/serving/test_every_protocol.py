@@ -87,6 +87,8 @@ def test_answer_names_its_version(strained: Served, way: int) -> None:
 
 @WAYS
 def test_model_that_is_too_slow_is_given_up(strained: Served, way: int) -> None:
+    # What was given up before this still has its place.
+    wait_until(lambda: "http_requests_in_progress 0.0" in strained.client.get("/metrics").text)
     response = _ask(strained, way, "slow")
     assert response.status_code == 504
     _check_shape(response, way)
@@ -102,6 +104,20 @@ def test_answer_that_is_not_finite_is_ours_and_is_logged(
     _check_shape(response, way)
     assert (response.headers["X-Model-Name"], response.headers["X-Model-Version"]) == ("broken", "1")
     assert any(response.headers["X-Request-ID"] in record.getMessage() for record in caplog.records)
+    assert "computed a value that is not finite" in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/invocations", "POST"), ("GET", "/v2/models/other/infer", "POST"), ("DELETE", "/v2", "GET")],
+)
+def test_other_method_is_refused_in_the_shape_of_the_protocol(
+    strained: Served, method: str, path: str, allowed: str
+) -> None:
+    response = strained.client.request(method, path)
+    assert (response.status_code, response.headers["Allow"]) == (405, allowed)
+    _check_shape(response, 2 if path == "/invocations" else 3)
+    assert f"send {allowed}" in response.text
 
 
 @WAYS

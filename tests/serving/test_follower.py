@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -96,6 +97,27 @@ def test_swaps_under_load_fail_no_request(served: Served) -> None:
         thread.join()
     assert wrong == []
     assert min(answered.values()) > 20
+
+
+def test_download_that_takes_for_ever_holds_up_no_other_model(
+    tmp_path: Path, own_database_url: str, folder_registry: FolderRegistry
+) -> None:
+    for model in ("prices", "other"):
+        folder_registry.add(model, 1, answers="mean")
+        folder_registry.set_production(model, 1)
+    with serving(tmp_path, own_database_url, folder_registry, models=("prices", "other")) as served:
+        served.wait_for_version("prices", 1)
+        served.wait_for_version("other", 1)
+        folder_registry.add("other", 2, answers="mean")
+        folder_registry.set_stalled("other", is_stalled=True)
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(served.predict, VALUES | {"version": 2}, "other") for _ in range(3)]
+            folder_registry.add("prices", 2, answers="double")
+            folder_registry.set_production("prices", 2)
+            served.wait_for_version("prices", 2)
+            assert not any(answer.done() for answer in asked)
+            folder_registry.set_stalled("other", is_stalled=False)
+            assert [answer.result().json()["version"] for answer in asked] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("answers", ["damaged", "nan", "wrong_shape"])

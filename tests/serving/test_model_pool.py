@@ -29,7 +29,7 @@ def loaded(tmp_path: Path) -> list[LoadedVersion]:
 
 
 def test_version_that_was_used_longest_ago_is_unloaded_first(loaded: list[LoadedVersion]) -> None:
-    pool = ModelPool(most_loaded=3)
+    pool = ModelPool(most_loaded=3, most_bytes=2**30)
     for version in loaded[:3]:
         pool.swap(version)
     pool.find_serving("model_0")
@@ -42,6 +42,17 @@ def test_version_that_was_used_longest_ago_is_unloaded_first(loaded: list[Loaded
     pool.keep_asked_for(loaded[1])
     assert pool.find_serving("model_1") is loaded[1]
     assert pool.count_loaded() == 3
+
+
+def test_versions_with_larger_files_than_fit_are_unloaded_but_for_the_newest(loaded: list[LoadedVersion]) -> None:
+    pool = ModelPool(most_loaded=100, most_bytes=2 * loaded[0].model_bytes + 100)
+    for version in loaded[:3]:
+        pool.swap(version)
+    assert pool.count_loaded() == 2
+    assert pool.find_serving("model_0") is None
+    small = ModelPool(most_loaded=100, most_bytes=1)
+    small.swap(loaded[3])
+    assert small.find_serving("model_3") is loaded[3]
 
 
 def test_more_models_than_fit_are_all_answered(
@@ -121,3 +132,6 @@ def test_metrics_tell_requests_errors_versions_and_the_journal(served: Served) -
     text = served.client.get("/metrics").text
     assert 'millrace_model_version_info{model="prices",version="1"} 0.0' in text
     assert 'millrace_model_version_info{model="prices",version="2"} 1.0' in text
+    served.registry.set_production("prices", None)
+    served.wait_for_version("prices", None)
+    assert 'millrace_model_version_info{model="prices",version="2"} 0.0' in served.client.get("/metrics").text

@@ -74,6 +74,26 @@ def test_model_that_is_too_slow_is_given_up_and_the_others_answer(
         assert served.client.get("/health/ready").status_code == 200
 
 
+def test_place_of_an_answer_that_was_given_up_stays_taken_until_it_is_computed(
+    tmp_path: Path, own_database_url: str, folder_registry: FolderRegistry
+) -> None:
+    folder_registry.add("slow", 1, answers="slow")
+    folder_registry.set_production("slow", 1)
+    with serving(
+        tmp_path,
+        own_database_url,
+        folder_registry,
+        models=("slow",),
+        request_timeout_s=0.01,
+        max_concurrent_requests=1,
+    ) as served:
+        served.wait_for_version("slow", 1)
+        first, second = (served.predict(VALUES, model="slow").status_code for _ in range(2))
+        assert (first, second) == (504, 429)
+        wait_until(lambda: "http_requests_in_progress 0.0" in served.client.get("/metrics").text)
+        assert served.predict(VALUES, model="slow").status_code == 504
+
+
 def test_clients_that_send_slowly_are_given_up_and_the_others_are_answered(
     tmp_path: Path, own_database_url: str, folder_registry: FolderRegistry
 ) -> None:

@@ -1,0 +1,37 @@
+"""A real browser, for pages."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass
+class Seen:
+    """A page, the addresses that it asked for, and what it complained of."""
+
+    page: Page
+    requested: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def opened_browser() -> Iterator[Seen]:
+    """An empty page in Chromium; the test is skipped where none is installed."""
+    path = next((found for name in _NAMES if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that root in a container does not have; it opens nothing but pages of the tests.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        seen = Seen(browser.new_page())
+        seen.page.on("request", lambda request: seen.requested.append(request.url))
+        seen.page.on("console", lambda message: seen.complaints.append(message.text))
+        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        yield seen
+        browser.close()
