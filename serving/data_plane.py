@@ -92,12 +92,8 @@ class DataPlane:
 
     def _predict(self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str) -> Prediction:
         contract = loaded.contract
-        # As in `noting_refusal`, which would take longer than the check.
-        try:
+        with self.noting_refusal(loaded, request_id):
             inputs = decode(contract, body)
-        except RequestRejected as error:
-            self._refuse(loaded, request_id, error.sentence)
-            raise
         outputs = self._infer(loaded, inputs, request_id)
         ids = build_ids(len(inputs))
         self._record(loaded, request_id, ids, inputs, outputs)

@@ -25,8 +25,8 @@ class LoadedVersion:
     """A version that can answer.
 
     `row_ms` is how long the model took for one row while it was warmed; `model_bytes` is the size of its files, which
-    its memory grows with; `used_at_s` is when it was last asked for, on
-    the clock that only goes forwards. Nothing else of it changes.
+    its memory grows with; `used_at_s` is when it was last asked for, on the clock that only goes forwards. Nothing else
+    of it changes.
     """
 
     model: str

@@ -5,7 +5,6 @@ would be most of its time.
 """
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.contract import Route
@@ -19,6 +18,7 @@ from serving.follower import Follower
 from serving.histories import Histories
 from serving.ranking import encode_ranking, parse_ranking
 from web.bodies import check_json_type
+from web.problems import MethodNotAllowed
 from web.request_ids import get_request_id
 
 _PREFIX, _SUFFIX = "/models/", "/predict"
@@ -116,7 +116,7 @@ class Door:
             return
         model, route, user = found
         if scope["method"] != route.method:
-            raise HTTPException(405, headers={"Allow": route.method})
+            raise MethodNotAllowed(scope["method"], scope["path"], [route.method])
         if route.codec == "observations":
             path = f"/models/{model}/observations"
             await self._forward({**scope, "path": path, "raw_path": path.encode()}, receive, send)

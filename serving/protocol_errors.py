@@ -9,8 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import MillraceError
-from web.bodies import MethodNotAllowed
-from web.problems import build_internal_problem, build_logged_problem, note_error
+from web.problems import MethodNotAllowed, build_internal_problem, build_logged_problem, note_error
 from web.request_ids import get_request_id
 
 _KEPT_HEADERS = ("allow", "connection", "retry-after")

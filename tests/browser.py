@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+_TIMEOUT_MS = 180_000
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -30,6 +31,7 @@ def opened_browser() -> Iterator[Seen]:
         # Its sandbox needs rights that root in a container does not have; it opens nothing but pages of the tests.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         seen = Seen(browser.new_page())
+        seen.page.set_default_timeout(_TIMEOUT_MS)
         seen.page.on("request", lambda request: seen.requested.append(request.url))
         seen.page.on("console", lambda message: seen.complaints.append(message.text))
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))

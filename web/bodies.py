@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from typing import NoReturn
 
 import orjson
@@ -38,14 +37,6 @@ class BodyTooLarge(InvalidInput):
 
     def facts(self) -> dict[str, object]:
         return {"max_bytes": self.max_bytes}
-
-
-class MethodNotAllowed(InvalidInput):
-    """The address is there, but not for this method."""
-
-    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
-        self.allowed = tuple(allowed)
-        super().__init__(f"{method} is not allowed at {show_value(path, 200)}; send {' or '.join(self.allowed)}.")
 
 
 class BodyTooSlow(InvalidInput):

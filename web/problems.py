@@ -19,13 +19,38 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.errors import Conflict, Fault, InvalidInput, MillraceError, NotFound, Unavailable, show_faults, show_value
 from core.serving_errors import AnswerNotFinite, AnswerTooSlow, Overloaded
-from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, MethodNotAllowed, WrongMediaType
+from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, WrongMediaType
 from web.request_ids import HEADER, assign_request_id, get_answer_headers, get_request_id
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+
+_CLIENT_CLOSED_REQUEST = 499
+_KIND_KEY = "millrace.error_kind"
+
+Observe = Callable[[Scope, int, float], None]
+
+
+class MethodNotAllowed(InvalidInput):
+    """The address is there, but not for this method."""
+
+    def __init__(self, method: str, path: str, allowed: Sequence[str]) -> None:
+        self.allowed = tuple(allowed)
+        super().__init__(f"{method} is not allowed at {show_value(path, 200)}; send {' or '.join(self.allowed)}.")
+
+
+class InvalidFields(InvalidInput):
+    """Fields of a request to a typed route are missing or wrong."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(f"The request is not what this route takes: {show_faults(self.faults)}.")
+
+    def facts(self) -> dict[str, object]:
+        return {"errors": [{"where": f.where, "value": f.value, "rule": f.rule} for f in self.faults]}
+
 
 # The first class that fits decides; what fits none is an internal error, whose sentence may name paths.
 _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
@@ -42,21 +67,6 @@ _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
     (Unavailable, 503),
     (AnswerNotFinite, 500),
 )
-_CLIENT_CLOSED_REQUEST = 499
-_KIND_KEY = "millrace.error_kind"
-
-Observe = Callable[[Scope, int, float], None]
-
-
-class InvalidFields(InvalidInput):
-    """Fields of a request to a typed route are missing or wrong."""
-
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__(f"The request is not what this route takes: {show_faults(self.faults)}.")
-
-    def facts(self) -> dict[str, object]:
-        return {"errors": [{"where": f.where, "value": f.value, "rule": f.rule} for f in self.faults]}
 
 
 def install_problem_details(app: FastAPI, observe: Observe | None = None) -> None:
@@ -196,13 +206,13 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
         raise error
     status = error.status_code
     request_id = get_request_id(request.scope)
-    method, path = request.method, request.url.path
-    sentences = {
-        404: f"There is nothing at {show_value(path, 200)}.",
-        405: f"{method} is not allowed at {show_value(path, 200)}.",
-    }
-    name = {404: "not-found", 405: "method-not-allowed"}.get(status, "request-refused")
-    return _respond(status, name, sentences.get(status, str(error.detail)), request_id, headers=error.headers)
+    if status == 405:
+        # The router names the methods in the header alone.
+        allowed = (error.headers or {}).get("Allow", "").split(", ")
+        return build_problem(MethodNotAllowed(request.method, request.url.path, sorted(allowed)), request_id)
+    if status == 404:
+        return _respond(404, "not-found", f"There is nothing at {show_value(request.url.path, 200)}.", request_id)
+    return _respond(status, "request-refused", str(error.detail), request_id, headers=error.headers)
 
 
 def _respond(

@@ -112,11 +112,13 @@ def test_download_that_takes_for_ever_holds_up_no_other_model(
         folder_registry.set_stalled("other", is_stalled=True)
         with ThreadPoolExecutor(3) as threads:
             asked = [threads.submit(served.predict, VALUES | {"version": 2}, "other") for _ in range(3)]
-            folder_registry.add("prices", 2, answers="double")
-            folder_registry.set_production("prices", 2)
-            served.wait_for_version("prices", 2)
-            assert not any(answer.done() for answer in asked)
-            folder_registry.set_stalled("other", is_stalled=False)
+            try:
+                folder_registry.add("prices", 2, answers="double")
+                folder_registry.set_production("prices", 2)
+                served.wait_for_version("prices", 2)
+                assert not any(answer.done() for answer in asked)
+            finally:
+                folder_registry.set_stalled("other", is_stalled=False)
             assert [answer.result().json()["version"] for answer in asked] == [2, 2, 2]
 
 

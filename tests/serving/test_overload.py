@@ -84,7 +84,7 @@ def test_place_of_an_answer_that_was_given_up_stays_taken_until_it_is_computed(
         own_database_url,
         folder_registry,
         models=("slow",),
-        request_timeout_s=0.01,
+        request_timeout_s=0.05,
         max_concurrent_requests=1,
     ) as served:
         served.wait_for_version("slow", 1)

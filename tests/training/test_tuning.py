@@ -18,19 +18,17 @@ from numpy.typing import NDArray
 from sqlalchemy import make_url
 
 from core.connections import Connections
-from core.contract import Column, Key
 from core.database import migrate_database
 from core.errors import ParameterRejected, TrainingFailed
 from tests.training.series import draw_columns
 from training import studies, tuning
 from training.fit import Fitted, fit_model
-from training.folds import FOLDS, build_folds
-from training.kinds import get_kind
-from training.picking import Tuned, conclude_study, get_picker
+from training.folds import FOLDS
+from training.picking import Tuned, conclude_study
 from training.studies import find_study_snapshot, open_study
 from training.tuning import list_objectives, run_trials
 from workloads.catalogue import get_workload
-from workloads.declaration import Parameter, SplitPolicy, Workload
+from workloads.declaration import Workload
 from workloads.prices.workload import WORKLOAD
 
 # Keras's TensorFlow variables do not know NumPy 2's `copy` keyword.
@@ -50,13 +48,10 @@ SEARCH: Mapping[str, tuple[float, float]] = {
 Columns = Mapping[str, NDArray[np.generic]]
 
 
-def narrow(name: str, parameter: Parameter) -> Parameter:
-    return replace(parameter, search=SEARCH[name]) if name in SEARCH else parameter
-
-
 @pytest.fixture
 def workload() -> Workload:
-    parameters = {name: narrow(name, parameter) for name, parameter in WORKLOAD.parameters.items()}
+    narrowed = {name: replace(WORKLOAD.parameters[name], search=bounds) for name, bounds in SEARCH.items()}
+    parameters = {**WORKLOAD.parameters, **narrowed}
     return replace(WORKLOAD, name=f"series_{uuid.uuid4().hex[:12]}", parameters=parameters)
 
 
@@ -236,94 +231,6 @@ def test_study_does_not_go_on_with_other_objectives_or_other_rows(connections: C
     assert find_study_snapshot(connections, "another") is None
 
 
-# --- folds -------------------------------------------------------------------------------------------------------
-
-
-def test_folds_of_a_series_roll_and_end_before_the_holdout(workload: Workload, columns: Columns) -> None:
-    contract = workload.build_contract({**workload.resolve_parameters(), "sequence_length": 8})
-    holdout = get_kind(contract).split_columns(contract, columns, workload.split).holdout
-    folds = [parts for _, parts in build_folds(workload, contract, columns)]
-    assert len(folds) == FOLDS
-    declared = get_kind(contract).split_columns(contract, columns, workload.split).validation
-    assert folds[-1].holdout.keys.tolist() == declared.keys.tolist()
-    ends = []
-    for parts in folds:
-        assert holdout.times is not None and parts.holdout.ends is not None and parts.holdout.times is not None
-        assert parts.validation.ends is not None and parts.validation.times is not None and parts.train.ends is not None
-        assert parts.holdout.ends.max() < holdout.times.min()
-        assert parts.train.ends.max() < parts.validation.times.min() <= parts.validation.ends.max()
-        assert parts.validation.ends.max() < parts.holdout.times.min()
-        assert parts.holdout.rows == ROWS // 10
-        ends.append(parts.holdout.ends.max())
-    assert ends == sorted(set(ends))
-
-
-def test_folds_of_rows_without_time_score_different_rows_and_learn_from_their_training_part_alone() -> None:
-    generator = np.random.default_rng(0)
-    workload = replace(
-        get_workload("failures"),
-        name="cars",
-        columns=(
-            Column(name="id", dtype="text"),
-            Column(name="maker", dtype="text"),
-            Column(name="failed", dtype="integer", minimum=0, maximum=1),
-        ),
-        key=Key(id="id"),
-        target="failed",
-        features=("maker",),
-        monitored=(),
-        routes=(),
-        slices=(),
-    )
-    ids = np.array([f"car {number}" for number in range(600)], dtype=object)
-    # Each maker occurs once, so that a vocabulary shows which rows it was learnt from.
-    columns = {"id": ids, "maker": ids, "failed": generator.integers(0, 2, 600)}
-    contract = workload.build_contract()
-    learnt = get_kind(contract).learn_contract(contract, columns, workload.split)
-    held_out = set(get_kind(contract).split_columns(learnt, columns, workload.split).holdout.keys.tolist())
-    scored: list[str] = []
-    for fold, parts in build_folds(workload, contract, columns):
-        train, stop, score = (set(part.keys.tolist()) for part in (parts.train, parts.validation, parts.holdout))
-        assert not train & stop and not train & score and not stop & score
-        assert len(train | stop | score) == 600 - len(held_out)
-        assert not (train | stop | score) & held_out
-        assert set(fold.vocabularies["maker"]) == train
-        scored += score
-    assert len(scored) == len(set(scored)) > 100
-
-
-@pytest.mark.parametrize("shares", [(0.25, 0.25), (0.4, 0.2), (0.2, 0.4), (0.1, 0.7)])
-@pytest.mark.parametrize("key", [Key(id="id"), Key(time="at")])
-def test_folds_of_a_split_with_large_shares_have_rows_in_every_part(shares: tuple[float, float], key: Key) -> None:
-    workload = replace(
-        get_workload("failures"),
-        name="cars",
-        columns=(
-            Column(name="id", dtype="text"),
-            Column(name="at", dtype="time"),
-            Column(name="size", dtype="float"),
-            Column(name="failed", dtype="integer", minimum=0, maximum=1),
-        ),
-        key=key,
-        target="failed",
-        features=("size",),
-        monitored=(),
-        slices=(),
-        split=SplitPolicy(*shares),
-    )
-    columns = {
-        "id": np.array([f"car {number}" for number in range(600)], dtype=object),
-        "at": np.datetime64("2026-01-01", "us") + np.arange(600) * np.timedelta64(1, "h"),
-        "size": np.arange(600.0),
-        "failed": np.arange(600) % 2,
-    }
-    contract = workload.build_contract()
-    found = [parts for _, parts in build_folds(workload, contract, columns)]
-    assert found
-    for parts in found:
-        assert min(parts.train.rows, parts.validation.rows, parts.holdout.rows) > 10
-
-
 # --- pruning -----------------------------------------------------------------------------------------------------
 
 
@@ -477,40 +384,6 @@ def test_study_opens_in_optuna_dashboard(connections: Connections) -> None:
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-# --- picking -----------------------------------------------------------------------------------------------------
-
-
-def build_front(seed: int) -> NDArray[np.float64]:
-    return np.random.default_rng(seed).uniform([10, 20, 1], [30, 90, 1.5], size=(9, 3))
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("pick", "position"), [("min_mae", 0), ("min_rmse", 1), ("min_mape", 2)])
-def test_strategy_of_one_error_picks_its_smallest(pick: str, position: int, seed: int) -> None:
-    front = build_front(seed).tolist()
-    picked = get_picker(pick, OBJECTIVES)(front)
-    assert front[picked][position] == min(row[position] for row in front)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_weighted_picks_the_smallest_sum_of_ranges(seed: int) -> None:
-    front = build_front(seed)
-    sums = []
-    for row in front:
-        shares = [(row[i] - min(front[:, i])) / (max(front[:, i]) - min(front[:, i])) for i in range(3)]
-        sums.append(sum(shares))
-    assert get_picker("weighted", OBJECTIVES)(front.tolist()) == sums.index(min(sums))
-
-
-def test_weighted_picks_of_a_front_of_one() -> None:
-    assert get_picker("weighted", OBJECTIVES)([[1.0, 2.0, 3.0]]) == 0
-
-
-def test_unknown_pick_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(ParameterRejected, match="pick='best' is not allowed: .*min_mae, min_rmse, min_mape, weighted"):
-        get_picker("best", OBJECTIVES)
 
 
 def test_objectives_are_those_of_the_task(workload: Workload) -> None:
