@@ -11,7 +11,7 @@ FROM_LOCK := --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up demo test check format lock upgrade clean bench-drift bench-ingestion bench-serving bench-swap bench-start bench-batch bench-training bench-books
+.PHONY: help install up demo test check format lock upgrade clean bench-drift bench-rounds bench-replay bench-ingestion bench-serving bench-swap bench-start bench-batch bench-training bench-books
 
 help: ## Say what there is.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,8 +25,17 @@ demo: $(INSTALLED) ## Run the whole loop once and prove each step; DATA=path.csv
 bench-batch: $(INSTALLED) ## Measure batch scoring against bare ONNX Runtime.
 	$(BIN)/python -m benchmarks.batch $(ARGS)
 
+# Without a choice two files at a time, in their order (the few long tests would come last), and then the journeys, which
+# share one platform.
 test: $(INSTALLED) ## Run the tests; ARGS="-k gate" chooses some.
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@status=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/journeys || status=1; \
+	$(BIN)/python -m pytest tests/journeys || status=1; \
+	exit $$status
+endif
 
 bench-serving: $(INSTALLED) ## Measure requests a second and latency, beside FastAPI, MLflow and MLServer.
 	$(BIN)/python -m benchmarks.serving
@@ -46,6 +55,12 @@ check: $(INSTALLED) ## Check format, style, types, the import rule and that the 
 
 bench-drift: $(INSTALLED) ## Measure false alarms and power of drift checks, beside Evidently's defaults.
 	$(BIN)/python -m benchmarks.drift $(ARGS)
+
+bench-rounds: $(INSTALLED) ## Measure one round of checks over a thousand models, from the database.
+	$(BIN)/python -m benchmarks.rounds $(ARGS)
+
+bench-replay: $(INSTALLED) ## Replay a machine's labelled readings; ARGS="--readings FILE.csv --windows FILE.json" names them.
+	$(BIN)/python -m benchmarks.replay $(ARGS)
 
 bench-ingestion: $(INSTALLED) ## Measure how fast rows come in; ARGS="--rows 10000000" for more of them; needs Mosquitto.
 	$(BIN)/python -m benchmarks.ingestion $(ARGS)
@@ -74,7 +89,6 @@ clean: ## Remove what the tools leave behind; the data (.millrace, mlruns) and .
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# Bytecode is made once, here: where processes are told not to write it, each would compile MLflow and TensorFlow anew.
 # uv comes out of the lock first because it installs the rest several times as fast as pip. Where uv cannot reach the
 # package index (it does not read pip's settings), pip does it.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -94,8 +108,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@echo "Installing what requirements.lock names into $(VENV); the first time this takes some minutes"
 	@awk '/^[a-z]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(FROM_LOCK) -r $(VENV)/uv.lock
-	@$(BIN)/python -m uv pip sync --quiet --compile-bytecode --python $(BIN)/python \
-	  --require-hashes requirements.lock \
+	@$(BIN)/python -m uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(FROM_LOCK) -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -16,7 +16,10 @@ import httpx
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 
+from benchmarks.load import TOKEN_VARIABLE
+from core.api_tokens import create_token
 from core.connections import Connections, open_connections
 from core.contract import Column, Contract, Key, Monitored
 from core.contracts import write_contracts
@@ -24,6 +27,7 @@ from core.database import migrate_database
 from core.embedded_database import running_database
 from core.features import build_monitored
 from core.model_directory import VersionFiles, log_version, write_files
+from core.principals import Role
 from core.reference import build_reference
 from core.settings import Settings, load_settings
 from core.tracking_server import build_server_command, wait_for_tracking
@@ -153,8 +157,15 @@ def running_platform(model: str, versions: int) -> Iterator[tuple[Connections, l
                 with open_connections(settings, url) as connections:
                     with connections.engine.begin() as connection:
                         write_contracts(connection, [build_bench_contract(model)])
+                    os.environ[TOKEN_VARIABLE] = make_token(connections.engine)
                     files = build_version_files(model)
                     yield connections, [register_version(connections, model, files) for _ in range(versions)]
+
+
+def make_token(engine: Engine) -> str:
+    """A token that may predict."""
+    with engine.begin() as connection:
+        return create_token(connection, "benchmark", Role.VIEWER, created_by="benchmark", lifetime_days=1)
 
 
 @contextmanager

@@ -22,9 +22,11 @@ from benchmarks.platform import (
     build_rows,
     fill_cache,
     find_free_port,
+    make_token,
     started,
     wait_for,
 )
+from core.connections import open_connections
 from core.local_platform import open_database
 from core.settings import load_settings
 from deploy.lock import find_image_lock
@@ -64,7 +66,8 @@ def measure_start(python: Path, models: int) -> tuple[float, float]:
         settings = load_settings(home=home, serving_port=port, tracking_uri=away)
         names = [f"model_{number}" for number in range(models)]
         fill_cache(settings, names)
-        with open_database(settings) as url:
+        with open_database(settings) as url, open_connections(settings, url) as connections:
+            token = make_token(connections.engine)
             environment = os.environ | {
                 "MILLRACE_HOME": str(home),
                 "DATABASE_URL": url,
@@ -78,7 +81,7 @@ def measure_start(python: Path, models: int) -> tuple[float, float]:
                 wait_for(f"{process.address}/health/ready", popen, until=f'{names[-1]}","state":"ok"')
                 took_s = time.perf_counter() - started_s
                 body = build_body(build_rows(1)[0])
-                with httpx.Client(base_url=process.address) as client:
+                with httpx.Client(base_url=process.address, headers={"Authorization": f"Bearer {token}"}) as client:
                     for model in names:
                         client.post(f"/models/{model}/predict", content=body).raise_for_status()
                 time.sleep(5.0)

@@ -66,7 +66,7 @@ def ingest(
         run_subscriber()
         return
     contract = get_workload(model).build_contract()
-    checked = _check_encoding(encoding)
+    checked = check_encoding(encoding)
     with database_session() as connections, _showing_progress(file) as show_progress:
         result = import_file(
             connections.engine,
@@ -139,7 +139,7 @@ def pull(
         wanted = get_pulled_source(workload, source)
     with database_session() as connections:
         with connections.engine.begin() as connection:
-            pull_id = request_pull(connection, model, wanted, None)
+            pull_id = request_pull(connection, model, wanted, None, actor=find_actor())
         if pull_id is None:
             raise RuntimeError("a pull by hand was taken for a scheduled one")
         done = pull_source(
@@ -158,7 +158,8 @@ def pull(
         print_import(f"{wanted.name} -> {model}", done.result)
 
 
-def _check_encoding(given: str | None) -> Encoding | None:
+def check_encoding(given: str | None) -> Encoding | None:
+    """The encoding that a person named; raises ParameterRejected."""
     if given is None:
         return None
     for encoding in ENCODINGS:

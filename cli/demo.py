@@ -20,8 +20,12 @@ import typer
 from numpy.typing import NDArray
 
 from cli.output import console
+from core.api_tokens import internal_token
+from core.database import create_database_engine
+from core.embedded_database import EmbeddedDatabase
 from core.errors import DemoStepFailed
 from core.home import make_home
+from core.principals import Role
 from ingestion.reading import read_columns
 from jobs.training import PROJECT_FOLDER
 from workloads.catalogue import get_workload
@@ -294,20 +298,25 @@ def _running_platform(folder: Path) -> Iterator[_Client]:
             stderr=subprocess.STDOUT,
         )
     try:
+        began = time.monotonic()
+
+        def is_up() -> bool:
+            if platform.poll() is not None:
+                raise DemoStepFailed("platform started", log_path.read_text(encoding="utf-8")[-2000:])
+            return "Ctrl-C stops" in log_path.read_text(encoding="utf-8")
+
+        _wait(is_up, _START_S, "platform started", "every process")
+        _show("platform started", f"in {time.monotonic() - began:.0f} s, port {serving}")
+        engine = create_database_engine(EmbeddedDatabase(folder / "home").url, pool_size=1)
         with (
-            httpx.Client(base_url=f"http://127.0.0.1:{serving}", timeout=_REQUEST_S) as to_serving,
+            internal_token(engine, "demo", Role.ADMINISTRATOR) as token,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{serving}", headers={"Authorization": f"Bearer {token}"}, timeout=_REQUEST_S
+            ) as to_serving,
             httpx.Client(base_url=f"http://127.0.0.1:{tracking}", timeout=_REQUEST_S) as to_tracking,
         ):
-            began = time.monotonic()
-
-            def is_up() -> bool:
-                if platform.poll() is not None:
-                    raise DemoStepFailed("platform started", log_path.read_text(encoding="utf-8")[-2000:])
-                return "Ctrl-C stops" in log_path.read_text(encoding="utf-8")
-
-            _wait(is_up, _START_S, "platform started", "every process")
-            _show("platform started", f"in {time.monotonic() - began:.0f} s, port {serving}")
             yield _Client(to_serving, to_tracking)
+        engine.dispose()
     finally:
         platform.send_signal(signal.SIGINT)
         code = platform.wait(60)

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import typer
 
+from cli.auditing import note_commands
 from cli.output import errors
 from core.errors import Conflict, InvalidInput, MillraceError, NotFound, Unavailable
 
@@ -20,17 +21,25 @@ EXIT_CODES: tuple[tuple[type[MillraceError], int], ...] = (
 
 FAMILIES: Mapping[str, Sequence[str]] = {
     "cli.up": ["up"],
-    "cli.processes": ["serve", "control", "work", "tracking", "broker", "ui", "migrate"],
+    "cli.processes": ["serve", "control", "work", "tracking", "broker", "ui"],
     "cli.data": ["ingest", "watch", "pull"],
     "cli.stored": ["rejected", "origin", "snapshot"],
     "cli.streaming": ["replay"],
     "cli.training": ["train", "retrain"],
+    "cli.jobs": ["jobs"],
     "cli.tuning": ["tune", "reproduce"],
-    "cli.versions": ["promote", "rollback", "history", "target"],
-    "cli.monitoring": ["check"],
+    "cli.versions": ["promote", "rollback", "target"],
+    "cli.history": ["history"],
+    "cli.approvals": ["approvals", "approve", "reject"],
+    "cli.outcomes": ["outcomes", "performance"],
+    "cli.monitoring": ["check", "report"],
+    "cli.alerting": ["alerts"],
     "cli.declaring": ["new", "validate"],
     "cli.predicting": ["predict"],
+    "cli.accounts": ["users", "tokens"],
+    "cli.audit": ["audit"],
     "cli.status": ["status"],
+    "cli.keeping": ["backup", "restore", "upgrade", "gc"],
     "cli.demo": ["demo"],
 }
 """The commands of each module, in the order of the help."""
@@ -47,6 +56,7 @@ def build_app(command: str | None = None) -> typer.Typer:
     named = [module for module, commands in FAMILIES.items() if command in commands]
     for module in named or FAMILIES:
         import_module(module).add_commands(app)
+    note_commands(app)
     return app
 
 

@@ -72,7 +72,7 @@ def predict(
         _score(model, file, output, rejected, version, as_json=as_json)
         return
     numbers = _read_numbers(values or "")
-    with platform_session() as connections, TemporaryDirectory(prefix="millrace-predict-") as folder:
+    with platform_session(is_reading=True) as connections, TemporaryDirectory(prefix="millrace-predict-") as folder:
         number, contract, runtime = _load(connections, model, version, Path(folder))
         if file is None:
             answer = runtime.predict(decode_values(contract, numbers))[0]
@@ -90,7 +90,7 @@ def predict(
 
 
 def _score(model: str, file: Path, output: Path, rejected: Path | None, version: str | None, *, as_json: bool) -> None:
-    with platform_session() as connections, TemporaryDirectory(prefix="millrace-predict-") as folder:
+    with platform_session(is_reading=True) as connections, TemporaryDirectory(prefix="millrace-predict-") as folder:
         number, contract, onnx = _load(connections, model, version, Path(folder))
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True) as progress:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.first_link import print_first_link
 from cli.output import console
 from core.errors import TrackingUnavailable
 from core.local_platform import open_database
@@ -24,7 +25,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(tracking)
     app.command()(broker)
     app.command()(ui)
-    app.command()(migrate)
 
 
 def serve() -> None:
@@ -36,12 +36,20 @@ def serve() -> None:
         run_serving(settings, url)
 
 
-def control() -> None:
-    """Serve everything else over HTTP on port 8001: data in, trainings, versions, reports, the door to MLflow."""
+def control(
+    *,
+    prints_link: Annotated[
+        bool,
+        typer.Option("--link/--no-link", help="Print a one-time link for the first administrator while there is none."),
+    ] = True,
+) -> None:
+    """Serve everything else over HTTP on port 8001: data in, trainings, versions, accounts, the door to MLflow."""
     from control.server import run_control
 
     settings = _load("control")
     with open_database(settings) as url:
+        if prints_link:
+            print_first_link(settings, url)
         run_control(settings, url)
 
 
@@ -96,17 +104,6 @@ def ui(
         raise TrackingUnavailable(address, "it is named by MLFLOW_TRACKING_URI and does not answer")
     with open_database(settings) as url:
         _run_tracking(settings, url)
-
-
-def migrate() -> None:
-    """Bring the database's schema up to date and write the workloads' contracts."""
-    from core.connections import open_connections
-    from jobs.startup import declare_workloads
-
-    settings = _load("migrate")
-    with open_database(settings) as url, open_connections(settings, url) as connections:
-        declare_workloads(connections)
-    console.print("The database is up to date.")
 
 
 def _load(process: str) -> Settings:

@@ -17,9 +17,9 @@ from core.contract import Contract
 from core.data_errors import RowsRejected
 from core.errors import ParameterRejected
 from core.serving_errors import AnswerNotFinite
+from core.spreadsheets import neutralise
 from ingestion.fault_log import KEPT_FAULTS
 from ingestion.faults import RowFault
-from ingestion.rejected import neutralise
 from ingestion.scoring_rows import ScoringRows, get_key_columns, read_scoring_rows
 from ingestion.scoring_windows import ScoringInputs, WindowBuilder
 from ingestion.validation import ARROW_TYPES

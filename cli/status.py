@@ -47,7 +47,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def status(*, as_json: JsonOption = False) -> None:
     """Show processes, models, versions and trainings."""
-    with database_session() as connections:
+    with database_session(is_reading=True) as connections:
         found = load_status(connections)
     if as_json:
         print_json(found)

@@ -50,8 +50,9 @@ def rejected(
 ) -> None:
     """List rejected rows with line, column, value and rule; export them; replay them after a fix of the workload."""
     contract = get_workload(model).build_contract()
-    with database_session() as connections:
-        if is_replay or source is not None:
+    is_changing = is_replay or source is not None
+    with database_session(is_reading=not is_changing) as connections:
+        if is_changing:
             _replay(connections.engine, contract, source, as_json=as_json)
             return
         with connections.engine.connect() as connection:
@@ -128,7 +129,7 @@ def origin(
 ) -> None:
     """Show the raw line that a stored row came from, and the file or batch that brought it."""
     contract = get_workload(model).build_contract()
-    with database_session() as connections, connections.engine.connect() as connection:
+    with database_session(is_reading=True) as connections, connections.engine.connect() as connection:
         found = get_origin(connection, contract, key)
     if as_json:
         print_json(found)

@@ -11,8 +11,8 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from cli.command_settings import load_command_settings
 from cli.output import console, errors
-from cli.session import load_command_settings
 from core.connections import open_connections
 from core.data_errors import NothingToSubscribe
 from core.local_platform import open_database

@@ -18,7 +18,7 @@ from core.job_queue import count_live_workers
 from core.trainings import CONTINUE, VERSION_NAME, Training, get_training, hold_alive, request_training
 from core.verdicts import Verdict, find_verdict
 from core.version_names import check_name_is_free
-from jobs.recovery import recover_trainings
+from jobs.recovery import recover_jobs
 from jobs.training import carry_out
 from workloads.catalogue import get_workload
 
@@ -82,7 +82,7 @@ def _start(model: str, parameters: dict[str, object], version: str | None, *, wa
             workers = count_live_workers(connection, connections.settings.worker_timeout_s)
         if workers == 0:
             # Nobody else does it: a training that an interrupted command left open would be followed for ever.
-            recover_trainings(connections)
+            recover_jobs(connections)
         with connections.engine.begin() as connection:
             if version is not None:
                 parameters[VERSION_NAME] = check_name_is_free(connection, model, version)

@@ -14,6 +14,7 @@ from types import FrameType
 import typer
 from sqlalchemy.exc import OperationalError
 
+from cli.first_link import print_first_link
 from cli.output import console
 from cli.status import answers, load_status, print_status
 from core.connections import Connections, open_connections
@@ -28,6 +29,7 @@ from core.settings import Settings, load_settings
 from core.subscribers import load_subscribers
 from core.supervision import ProcessSpec, Supervisor
 from core.trainings import Training, find_open_training
+from jobs.retraining import load_schedules
 from jobs.schedule import find_waiting
 from jobs.startup import declare_workloads, import_samples
 
@@ -47,6 +49,8 @@ def up() -> None:
     to look. Data stay in the folder MILLRACE_HOME (`.millrace`); the next start goes on from there.
     """
     settings = load_settings()
+    # The worker would refuse them, and be started again and again.
+    load_schedules(settings)
     configure_logs(settings.model_copy(update={"log_format": "text", "log_level": "WARNING"}), "up")
     make_home(settings.home)
     _listen_to_interrupts()
@@ -127,7 +131,7 @@ def build_processes(connections: Connections) -> list[ProcessSpec]:
     return [
         *brokers,
         build_tracking_process(settings, connections.database_url),
-        build("control", "control", lambda: answers(f"{settings.control_address}/health/live")),
+        build("control", "control --no-link", lambda: answers(f"{settings.control_address}/health/live")),
         build("serving", "serve", lambda: answers(f"{settings.serving_address}/health/live")),
         build("worker", "work", lambda: _has_worker(connections)),
         build("ingest", "ingest mqtt", lambda: _has_subscriber(connections), *(broker.name for broker in brokers)),
@@ -205,6 +209,7 @@ def _print_where(connections: Connections) -> None:
     print_status(load_status(connections))
     console.print(f"Predictions and everything else: {settings.serving_address} (its routes: /docs)")
     console.print(f"MLflow's pages: {settings.tracking_address}")
+    print_first_link(settings, connections.database_url)
     console.print("Ctrl-C stops everything; the data stay.")
 
 
@@ -225,17 +230,17 @@ def _only_one(home: Path) -> Iterator[None]:
 
 def _check_ports(settings: Settings) -> None:
     ports = {
-        "MILLRACE_SERVING_PORT": settings.serving_port,
-        "MILLRACE_CONTROL_PORT": settings.control_port,
-        "MILLRACE_TRACKING_PORT": settings.tracking_port,
+        "MILLRACE_SERVING_PORT": (settings.host, settings.serving_port),
+        "MILLRACE_CONTROL_PORT": (settings.private_host, settings.control_port),
+        "MILLRACE_TRACKING_PORT": (settings.private_host, settings.tracking_port),
     }
     if settings.mqtt_url is None:
-        ports["MILLRACE_MQTT_PORT"] = settings.mqtt_port
-    for name, port in ports.items():
+        ports["MILLRACE_MQTT_PORT"] = ("127.0.0.1", settings.mqtt_port)
+    for name, (host, port) in ports.items():
         with socket.socket() as probe:
             # A port that a stopped server left in TIME_WAIT is free for the next one.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.host, port))
+                probe.bind((host, port))
             except OSError:
                 raise PortTaken(name, port) from None

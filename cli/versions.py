@@ -1,19 +1,17 @@
-"""Commands for versions: what serves, its history, promotion and rollback."""
+"""Commands for versions: what serves, promotion and rollback."""
 
 from typing import Annotated
 
 import typer
 
 from cli.actor import find_actor
-from cli.output import JsonOption, console, print_json, print_table
-from cli.session import database_session, platform_session
-from core.contracts import load_contract
+from cli.output import JsonOption, console, print_json
+from cli.session import platform_session, stage_session
 from core.promotion import promote_by_hand
 from core.promotion import rollback as roll_back
 from core.resolution import find_target_version
 from core.targets import load_targets, set_target
-from core.transitions import Transition, load_history
-from core.version_names import load_version_names
+from core.transitions import Transition
 
 ModelArgument = Annotated[str, typer.Argument(help="The model, as in `prices`.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the history.")]
@@ -23,7 +21,6 @@ def add_commands(app: typer.Typer) -> None:
     """Add this family's commands."""
     app.command()(promote)
     app.command()(rollback)
-    app.command()(history)
     app.command()(target)
 
 
@@ -38,7 +35,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Move a version to Production by hand; serving follows within two seconds."""
-    with platform_session() as connections:
+    with stage_session() as connections:
         transition = promote_by_hand(
             connections.engine,
             connections.registry,
@@ -48,45 +45,14 @@ def promote(
             reason=reason,
             is_override=override,
         )
-    _print_transition(transition, as_json=as_json)
+    print_transition(transition, as_json=as_json)
 
 
 def rollback(model: ModelArgument, *, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Go back to the Production version before this one."""
-    with platform_session() as connections:
+    """Go back to the last good Production version before this one; again goes further back."""
+    with stage_session() as connections:
         transition = roll_back(connections.engine, connections.registry, model, actor=find_actor(), reason=reason)
-    _print_transition(transition, as_json=as_json)
-
-
-def history(
-    model: ModelArgument,
-    *,
-    limit: Annotated[int, typer.Option(help="How many transitions, newest first.", min=1)] = 50,
-    as_json: JsonOption = False,
-) -> None:
-    """Show every transition of a model: when, from, to, who or what, and why."""
-    with database_session() as connections, connections.engine.connect() as connection:
-        load_contract(connection, model)
-        transitions = load_history(connection, model, limit)
-        names = {version: name for name, version in load_version_names(connection, model).items()}
-    if as_json:
-        print_json(transitions)
-        return
-    print_table(
-        f"History of {model}",
-        ["at (UTC)", "version", "name", "move", "by", "why"],
-        [
-            [
-                transition.finished_at or transition.intended_at,
-                transition.version,
-                names.get(transition.version),
-                _show_move(transition),
-                f"{transition.actor} ({transition.cause})",
-                transition.reason,
-            ]
-            for transition in transitions
-        ],
-    )
+    print_transition(transition, as_json=as_json)
 
 
 def target(
@@ -99,7 +65,10 @@ def target(
     as_json: JsonOption = False,
 ) -> None:
     """Show or set what serves; a version that does not exist is refused. No restart is needed."""
-    with platform_session() as connections:
+    # It brings numpy, which promotion and rollback do without.
+    from core.contracts import load_contract
+
+    with platform_session(is_reading=wanted is None) as connections:
         if wanted is not None:
             find_target_version(connections, model, wanted)
             with connections.engine.begin() as connection:
@@ -114,16 +83,12 @@ def target(
         console.print(f"{model} serves {present}")
 
 
-def _show_move(transition: Transition) -> str:
-    move = f"{transition.from_stage} -> {transition.to_stage}"
-    if transition.previous_version is not None:
-        move += f", for {transition.previous_version}"
-    return move if transition.state == "finished" else f"{move} ({transition.state})"
-
-
-def _print_transition(transition: Transition, *, as_json: bool) -> None:
+def print_transition(transition: Transition, *, as_json: bool) -> None:
+    """The transition that a command made."""
     if as_json:
         print_json(transition)
         return
     before = "nothing" if transition.previous_version is None else f"version {transition.previous_version}"
-    console.print(f"{transition.model}: version {transition.version} is in Production; before it was {before}")
+    console.print(
+        f"{transition.model}: version {transition.version} is in {transition.to_stage}; Production was {before}"
+    )

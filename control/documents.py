@@ -9,10 +9,13 @@ from web.problems import PROBLEM_TYPE
 
 _PROBLEM_SCHEMA = "Problem"
 _DESCRIPTIONS = {
-    403: "The request comes from a page of another site",
+    400: "The sign-in was refused",
+    401: "The request carries no valid token",
+    403: "The role, or the scopes of the token, do not allow it; or a page of another site asks",
     404: "The model, or what is named in it, does not exist",
     409: "What is asked contradicts the present state",
     413: "The body is larger than allowed",
+    429: "There were too many tries to sign in",
     422: "Something in the request is not allowed; `errors` names each place, value and rule",
     503: "The database or the tracking server does not answer; the same request may succeed later",
 }
@@ -51,12 +54,13 @@ class Problem(BaseModel):
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of routes that may answer problems with these status codes.
 
-    Any route may refuse what is in the request (422), or find the database or the tracking server away (503).
+    Any route may refuse who asks (401, 403) or what is in the request (422), or find the database or the tracking
+    server away (503).
     """
     schema = {"$ref": f"#/components/schemas/{_PROBLEM_SCHEMA}"}
     return {
         status: {"description": _DESCRIPTIONS[status], "content": {PROBLEM_TYPE: {"schema": schema}}}
-        for status in sorted({*statuses, 422, 503})
+        for status in sorted({*statuses, 401, 403, 422, 503})
     }
 
 

@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import Field
 
 from control.documents import Answer, describe_problems
-from control.requests import DeclaredContract, Limit, OpenConnections
+from control.requests import Actor, DeclaredContract, Limit, OpenConnections
+from core.checks import request_check
 from core.findings import Finding, Outcome, get_finding, load_findings
-from core.job_queue import enqueue
+from core.principals import Role
+from web.principal import require
 
-router = APIRouter(prefix="/models/{model}", tags=["monitoring"], responses=describe_problems(404))
+router = APIRouter(
+    prefix="/models/{model}",
+    tags=["monitoring"],
+    responses=describe_problems(404),
+)
 
 FindingId = Annotated[uuid.UUID, Path(description="Id of the finding")]
 
@@ -22,7 +28,7 @@ class CheckJob(Answer):
     """A check that waits for a worker."""
 
     model: str
-    job_id: int = Field(description="Number of the job in the queue")
+    job_id: uuid.UUID = Field(description="Id of the job")
 
 
 class FindingDocument(Answer):
@@ -63,17 +69,25 @@ def build_document(finding: Finding) -> MeasuredFinding:
     "/checks",
     status_code=202,
     summary="Ask for a drift check of the model",
-    responses=describe_problems(403, 404) | {202: {"description": "It is queued; Location lists what is found"}},
+    dependencies=[Depends(require(Role.OPERATOR))],
+    responses=describe_problems(403, 404) | {202: {"description": "It is queued; Location says where to follow it"}},
 )
-def ask_for_check(contract: DeclaredContract, connections: OpenConnections, response: Response) -> CheckJob:
+def ask_for_check(
+    contract: DeclaredContract, connections: OpenConnections, actor: Actor, response: Response
+) -> CheckJob:
     """Queue a check of what the Production version served lately against its own training data."""
     with connections.engine.begin() as connection:
-        job_id = enqueue(connection, "check", model=contract.model)
-    response.headers["Location"] = f"/models/{contract.model}/findings"
+        job_id = request_check(connection, contract.model, actor=actor)
+    response.headers["Location"] = f"/jobs/{job_id}"
     return CheckJob(model=contract.model, job_id=job_id)
 
 
-@router.get("/findings", summary="What checks found", response_model=list[FindingDocument])
+@router.get(
+    "/findings",
+    summary="What checks found",
+    response_model=list[FindingDocument],
+    dependencies=[Depends(require(Role.VIEWER))],
+)
 def list_findings(contract: DeclaredContract, connections: OpenConnections, limit: Limit = 50) -> list[MeasuredFinding]:
     """List the model's findings, the newest first; what was measured is with each finding."""
     with connections.engine.connect() as connection:
@@ -81,7 +95,9 @@ def list_findings(contract: DeclaredContract, connections: OpenConnections, limi
     return [build_document(finding) for finding in found]
 
 
-@router.get("/findings/{finding_id}", summary="One finding with its measure")
+@router.get(
+    "/findings/{finding_id}", summary="One finding with its measure", dependencies=[Depends(require(Role.VIEWER))]
+)
 def show_finding(contract: DeclaredContract, connections: OpenConnections, finding_id: FindingId) -> MeasuredFinding:
     """Show what one check measured, what it decided and what it started."""
     with connections.engine.connect() as connection:

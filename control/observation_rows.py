@@ -1,57 +1,25 @@
 """Rows over HTTP as JSON: each good row is stored, each bad row is rejected alone and named in the answer."""
 
-from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
-import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
 from pydantic import Field
-from starlette.routing import Match
 
 from control.documents import Answer, describe_problems
 from control.requests import Actor, DeclaredContract, OpenConnections
+from control.row_bodies import CONTENT, MAX_LISTED, RejectedRow, RowsRoute, read_rows
 from core.contract import Contract
 from core.data_errors import RowsRejected
 from core.errors import Fault
+from core.principals import Role
 from ingestion.batches import MAX_ROWS, Batch, BatchResult, store_batch
 from ingestion.faults import RowFault
-from ingestion.json_rows import Entry, MalformedJson, check_object, parse_json, read_lines
-from web.bodies import BodyTooLarge, MalformedBody
+from web.principal import require
 
 PATH = "/models/{model}/observations"
-MAX_LISTED = 100
-"""Faults that one answer lists; all of them are kept."""
-MAX_LINE_BYTES = 1 << 20
-_BATCH_BYTES = 8 << 20
-"""Lines are stored when there are so many bytes of them, whatever their number."""
-
-_JSON, _NDJSON = "application/json", "application/x-ndjson"
 _NAME = "rows"
-_CONTENT = {
-    "multipart/form-data": {
-        "schema": {
-            "type": "object",
-            "properties": {"file": {"type": "string", "format": "binary"}},
-            "required": ["file"],
-        }
-    },
-    _JSON: {
-        "schema": {"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]},
-    },
-    _NDJSON: {"schema": {"type": "string", "description": "One JSON object a line"}},
-}
-
-
-class RejectedRow(Answer):
-    """One broken rule of one row; `line` is the row's place in the body, from 1."""
-
-    line: int | None
-    column: str
-    value: str
-    rule: str
 
 
 class RowsDocument(Answer):
@@ -68,17 +36,12 @@ class RowsDocument(Answer):
     source_ids: Sequence[UUID] = Field((), description=f"Under which the body is kept, {MAX_ROWS} lines each")
 
 
-class _RowsRoute(APIRoute):
-    """Takes only requests whose body is JSON or NDJSON; the route of files is asked for every other."""
-
-    def matches(self, scope: MutableMapping[str, Any]) -> tuple[Match, MutableMapping[str, Any]]:
-        match, child = super().matches(scope)
-        if match is Match.FULL and _find_media_type(scope) not in (_JSON, _NDJSON):
-            return Match.NONE, {}
-        return match, child
-
-
-router = APIRouter(tags=["observations"], route_class=_RowsRoute, responses=describe_problems(403, 404, 413))
+router = APIRouter(
+    tags=["observations"],
+    route_class=RowsRoute,
+    responses=describe_problems(403, 404, 413),
+    dependencies=[Depends(require(Role.OPERATOR))],
+)
 
 
 @router.post(
@@ -87,7 +50,7 @@ router = APIRouter(tags=["observations"], route_class=_RowsRoute, responses=desc
     summary="Bring in rows or a file of rows",
     response_model=RowsDocument,
     responses={200: {"model": RowsDocument, "description": "Some rows were stored; `rejected` names the others"}},
-    openapi_extra={"requestBody": {"required": True, "content": _CONTENT}},
+    openapi_extra={"requestBody": {"required": True, "content": CONTENT}},
 )
 async def add_observations(
     request: Request, response: Response, contract: DeclaredContract, connections: OpenConnections, actor: Actor
@@ -100,13 +63,8 @@ async def add_observations(
 
     As a file (multipart, field `file`), all of it is stored or, with one bad row, nothing.
     """
-    settings = connections.settings
-    if _find_media_type(request.scope) == _NDJSON:
-        batches = _read_ndjson(request, settings.max_upload_bytes)
-    else:
-        batches = _read_json(request, settings.max_body_bytes)
     total = _Total(contract)
-    async for raw, entries in batches:
+    async for raw, entries in read_rows(request, connections.settings):
         if any(entry is not None for entry in entries):
             batch = Batch(raw, entries, kind="rest", name=_NAME, actor=actor)
             total.add(await run_in_threadpool(store_batch, connections.engine, contract, batch))
@@ -151,66 +109,3 @@ class _Total:
             rejected=[RejectedRow.model_validate(fault) for fault in self._rejected],
             source_ids=[result.source_id for result in self._results],
         )
-
-
-_Lines = tuple[Sequence[bytes], Sequence[Entry]]
-
-
-async def _read_json(request: Request, max_bytes: int) -> AsyncIterator[_Lines]:
-    """The rows of one JSON document, at most MAX_ROWS at a time; raises MalformedBody and BodyTooLarge."""
-    pieces = []
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        pieces.append(piece)
-    try:
-        # In a thread, as all that takes long: other requests are answered meanwhile.
-        document = await run_in_threadpool(parse_json, b"".join(pieces))
-    except MalformedJson as error:
-        raise MalformedBody(str(error)) from None
-    rows = document if isinstance(document, list) else [document]
-    for first in range(0, len(rows), MAX_ROWS):
-        yield await run_in_threadpool(_check_rows, rows[first : first + MAX_ROWS])
-
-
-def _check_rows(rows: Sequence[object]) -> _Lines:
-    return [_dump(row) for row in rows], [check_object(row, line) for line, row in enumerate(rows, start=1)]
-
-
-def _dump(row: object) -> bytes:
-    try:
-        return orjson.dumps(row)
-    except TypeError:
-        # Half of a surrogate pair, or a number beyond 64 bits.
-        return repr(row).encode("ascii", "backslashreplace")
-
-
-async def _read_ndjson(request: Request, max_bytes: int) -> AsyncIterator[_Lines]:
-    """The lines of the body, at most MAX_ROWS at a time and never the whole of it; raises BodyTooLarge."""
-    lines: list[bytes] = []
-    begun = b""
-    size = lines_bytes = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        *ended, begun = (begun + piece).split(b"\n")
-        if len(begun) > MAX_LINE_BYTES:
-            raise BodyTooLarge(MAX_LINE_BYTES)
-        lines += ended
-        lines_bytes += sum(map(len, ended))
-        while len(lines) >= MAX_ROWS or lines_bytes >= _BATCH_BYTES:
-            part, lines = lines[:MAX_ROWS], lines[MAX_ROWS:]
-            lines_bytes = sum(map(len, lines))
-            yield part, await run_in_threadpool(read_lines, part)
-    lines.append(begun)
-    for first in range(0, len(lines), MAX_ROWS):
-        part = lines[first : first + MAX_ROWS]
-        yield part, await run_in_threadpool(read_lines, part)
-
-
-def _find_media_type(scope: Mapping[str, Any]) -> str:
-    value = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return str(value.decode("latin-1").partition(";")[0].strip().lower())

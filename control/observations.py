@@ -6,19 +6,26 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Depends, Form, UploadFile
 from pydantic import Field
 
 from control.documents import Answer, describe_problems
 from control.requests import Actor, DeclaredContract, OpenConnections
+from core.principals import Role
 from ingestion.encodings import Encoding
 from ingestion.importing import import_file
 from web.bodies import BodyTooLarge
+from web.principal import require
 
 _PATH = "/models/{model}/observations"
 _LONGEST_NAME = 200
 
-router = APIRouter(tags=["observations"], responses=describe_problems(403, 404, 413))
+
+router = APIRouter(
+    tags=["observations"],
+    responses=describe_problems(403, 404, 413),
+    dependencies=[Depends(require(Role.OPERATOR))],
+)
 
 
 class GapDocument(Answer):
@@ -47,7 +54,7 @@ class ImportDocument(Answer):
 
 def takes_file(path: str) -> bool:
     """Whether a request to this path brings a file."""
-    return path.endswith("/observations")
+    return path.endswith(("/observations", "/outcomes"))
 
 
 # Documented with the rows: OpenAPI has one operation for an address and a method.
@@ -74,7 +81,7 @@ def import_observations(
         connections.engine,
         contract,
         file.file,
-        name=_clean_name(file.filename),
+        name=clean_name(file.filename),
         actor=actor,
         kind="rest",
         encoding=encoding,
@@ -84,7 +91,7 @@ def import_observations(
     return ImportDocument.model_validate(result)
 
 
-def _clean_name(given: str | None) -> str:
+def clean_name(given: str | None) -> str:
     """The file's own name as records may hold it: without folders, and nothing but plain characters."""
     name = re.sub(r"[^\w .()+,=@-]", "_", PurePath((given or "").replace("\\", "/")).name).strip()
     return name[:_LONGEST_NAME] or "upload"

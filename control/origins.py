@@ -1,9 +1,8 @@
-"""Which pages may send a browser's requests here: without accounts, a request's origin is all that tells it apart.
+"""Which pages may send a browser's requests here, whoever is signed in.
 
 A page of another site can make a browser send requests to this machine (cross-site request forgery), or give its own
 name this machine's address and then read the answers too (DNS rebinding). The first shows in the Origin header, the
-second in the Host. Source: OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin With Standard
-Headers".
+second in the Host.
 """
 
 import ipaddress
@@ -13,8 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from core.errors import show_value
-
-_READING = ("GET", "HEAD", "OPTIONS")
+from web.origins import READING, find_hosts, is_own_origin
 
 
 class OriginGuard:
@@ -28,24 +26,15 @@ class OriginGuard:
 
     def check(self, request: HTTPConnection) -> None:
         """Raise a 403 if the request names a host that is not ours, or changes something for another origin."""
-        # Serving forwards with a Host of its own, and tells the browser's in X-Forwarded-Host.
-        hosts = {request.headers[name] for name in ("host", "x-forwarded-host") if request.headers.get(name)}
         if self._is_local:
-            for host in hosts:
+            for host in find_hosts(request):
                 if not _is_this_machine(host):
                     raise HTTPException(403, f"The host {show_value(host)} is not an address of this machine.")
         origin = request.headers.get("origin")
-        if origin is None or request.scope["method"] in _READING:
+        if origin is None or request.scope["method"] in READING:
             return
-        if _get_netloc(origin) not in {host.lower() for host in hosts}:
+        if not is_own_origin(request, origin):
             raise HTTPException(403, f"A page of {show_value(origin)} may not change anything here.")
-
-
-def _get_netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
 
 
 def _is_this_machine(host: str) -> bool:

@@ -5,14 +5,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from control.documents import Answer, describe_problems
 from control.requests import DeclaredContract, Limit, OpenConnections
+from core.principals import Role
 from ingestion.rejected import load_rejected
+from web.principal import require
 
-router = APIRouter(tags=["observations"], responses=describe_problems(404))
+router = APIRouter(
+    tags=["observations"],
+    responses=describe_problems(404),
+    dependencies=[Depends(require(Role.VIEWER))],
+)
 
 
 class RejectedRowDocument(Answer):

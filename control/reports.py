@@ -1,6 +1,6 @@
 """Reports over HTTP: pages that quote served data, and are never trusted as pages of ours."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import HTMLResponse, Response
 
 from control.documents import describe_problems
@@ -8,8 +8,15 @@ from control.findings import FindingDocument, FindingId, MeasuredFinding, build_
 from control.requests import DeclaredContract, Limit, OpenConnections
 from core.errors import ReportNotFound
 from core.findings import get_finding, load_findings
+from core.principals import Role
+from web.principal import require
 
-router = APIRouter(prefix="/models/{model}/reports", tags=["monitoring"], responses=describe_problems(404))
+router = APIRouter(
+    prefix="/models/{model}/reports",
+    tags=["monitoring"],
+    responses=describe_problems(404),
+    dependencies=[Depends(require(Role.VIEWER))],
+)
 
 _MAX_REPORT_BYTES = 64 * 2**20
 _RUN_SCHEME = "runs:/"

@@ -1,6 +1,9 @@
 """The control process."""
 
+import socket
+
 import uvicorn
+from fastapi import FastAPI
 
 from control.app import create_app
 from core.connections import Connections, open_connections
@@ -9,26 +12,39 @@ from core.settings import Settings
 _SHUTDOWN_S = 10
 
 
-def build_server(connections: Connections) -> uvicorn.Server:
+class ControlServer(uvicorn.Server):
+    """Ends the streams that follow jobs before it waits for the requests under way."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.app.state.followers.is_stopping = True
+        await super().shutdown(sockets)
+
+
+def build_server(connections: Connections) -> ControlServer:
     """The server of the control plane on the settings' host and control port.
 
-    A caller's address is taken from X-Forwarded-For where a process of this machine forwards, as serving does: MLflow
-    keeps some of its routes for callers on its own machine, and has to be told who really calls.
+    A caller's address is taken from X-Forwarded-For where a trusted process forwards, as serving does: tries to sign in
+    are counted by it, the audit log names it, and MLflow keeps some of its routes for callers on its own machine.
     """
     settings = connections.settings
+    app = create_app(connections)
     config = uvicorn.Config(
-        create_app(connections),
-        host=settings.host,
+        app,
+        host=settings.private_host,
         port=settings.control_port,
         proxy_headers=True,
-        forwarded_allow_ips="127.0.0.1,::1",
+        forwarded_allow_ips=settings.trusted_proxies,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    return uvicorn.Server(config)
+    return ControlServer(app, config)
 
 
 def run_control(settings: Settings, database_url: str) -> None:

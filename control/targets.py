@@ -1,16 +1,24 @@
-"""Serving targets over HTTP: what serves a model."""
+"""Serving targets over HTTP: what serves a model, and what did."""
 
-from fastapi import APIRouter
+from datetime import datetime
+
+from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from control.documents import Answer, Order, describe_problems
-from control.requests import Actor, DeclaredContract, OpenConnections
+from control.requests import Actor, DeclaredContract, Limit, OpenConnections
 from core.errors import ParameterRejected
+from core.principals import Role
 from core.resolution import find_target_version
-from core.targets import LATEST, PRODUCTION, load_targets, set_target
+from core.targets import LATEST, PRODUCTION, load_target_changes, load_targets, set_target
 from core.version_names import can_name_version
+from web.principal import require
 
-router = APIRouter(prefix="/models/{model}/target", tags=["serving targets"], responses=describe_problems(403, 404))
+router = APIRouter(
+    prefix="/models/{model}/target",
+    tags=["serving targets"],
+    responses=describe_problems(403, 404),
+)
 
 
 class TargetOrder(Order):
@@ -30,14 +38,32 @@ class TargetDocument(Answer):
     target: str
 
 
-@router.get("", summary="What serves the model")
+class TargetChangeDocument(Answer):
+    """One target that was set."""
+
+    target: str
+    set_by: str
+    set_at: datetime
+
+
+@router.get("", summary="What serves the model", dependencies=[Depends(require(Role.VIEWER))])
 def show_target(contract: DeclaredContract, connections: OpenConnections) -> TargetDocument:
     """Show the serving target; `Production` where none was set."""
     with connections.engine.connect() as connection:
         return TargetDocument(model=contract.model, target=load_targets(connection)[contract.model])
 
 
-@router.put("", summary="Set what serves the model")
+@router.get("/history", summary="What was set to serve the model", dependencies=[Depends(require(Role.VIEWER))])
+def list_target_changes(
+    contract: DeclaredContract, connections: OpenConnections, limit: Limit = 100
+) -> list[TargetChangeDocument]:
+    """List the targets that were set, the newest first. Before the first it was `Production`."""
+    with connections.engine.connect() as connection:
+        changes = load_target_changes(connection, contract.model, limit)
+    return [TargetChangeDocument.model_validate(change) for change in changes]
+
+
+@router.put("", summary="Set what serves the model", dependencies=[Depends(require(Role.ADMINISTRATOR))])
 def change_target(
     contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: TargetOrder
 ) -> TargetDocument:

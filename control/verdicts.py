@@ -4,14 +4,16 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from control.documents import Answer, describe_problems
 from control.requests import DeclaredContract, Limit, OpenConnections
+from core.principals import Role
 from core.verdicts import VerdictOutcome, load_verdicts
+from web.principal import require
 
-router = APIRouter(tags=["verdicts"], responses=describe_problems(404))
+router = APIRouter(tags=["verdicts"], responses=describe_problems(404), dependencies=[Depends(require(Role.VIEWER))])
 
 
 class CheckDocument(Answer):
@@ -32,6 +34,9 @@ class VerdictDocument(Answer):
     outcome: VerdictOutcome
     reason: str
     checks: Sequence[CheckDocument]
+    approver: str | None = Field(
+        None, description="The role that has to approve before the version takes Production; null where none has to"
+    )
 
 
 class StoredVerdictDocument(Answer):

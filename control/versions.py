@@ -1,21 +1,24 @@
-"""Versions and their stages over HTTP: what is registered, what was in Production, and moving it by hand."""
+"""Versions and their stages over HTTP: what is registered, and moving it by hand."""
 
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from control.documents import Answer, Order, Reason, describe_problems
 from control.requests import Actor, DeclaredContract, Limit, OpenConnections
+from control.transitions import LARGEST_VERSION, TransitionDocument
+from core.principals import Role
 from core.promotion import promote_by_hand, rollback
-from core.transitions import TransitionCause, TransitionOrigin, TransitionState, load_history
 from core.verdicts import VerdictOutcome, load_outcomes
+from web.principal import require
 
-router = APIRouter(prefix="/models/{model}", tags=["versions"], responses=describe_problems(404))
-
-LARGEST_VERSION = 2**31 - 1
+router = APIRouter(
+    prefix="/models/{model}",
+    tags=["versions"],
+    responses=describe_problems(404),
+)
 
 
 class VersionDocument(Answer):
@@ -28,25 +31,6 @@ class VersionDocument(Answer):
     outcome: VerdictOutcome | None = Field(None, description="What the gate decided last; null if it never saw it")
     tags: Mapping[str, str]
     created_at: datetime
-
-
-class TransitionDocument(Answer):
-    """One recorded change of stage: who or what, from, to, why, on which verdict."""
-
-    id: int
-    model: str
-    version: int
-    from_stage: str
-    to_stage: str
-    previous_version: int | None = Field(description="The version that was in Production before")
-    state: TransitionState
-    origin: TransitionOrigin = Field(description="`external` where it was moved in MLflow itself")
-    actor: str
-    cause: TransitionCause
-    reason: str
-    verdict_id: uuid.UUID | None
-    intended_at: datetime
-    finished_at: datetime | None
 
 
 class PromotionOrder(Order):
@@ -65,7 +49,7 @@ class RollbackOrder(Order):
     reason: Reason = Field("", description="Why, for the record")
 
 
-@router.get("/versions", summary="The registered versions")
+@router.get("/versions", summary="The registered versions", dependencies=[Depends(require(Role.VIEWER))])
 def list_versions(contract: DeclaredContract, connections: OpenConnections, limit: Limit = 50) -> list[VersionDocument]:
     """List the versions in MLflow's registry, the newest first, each with its stage and the gate's last outcome."""
     registered = connections.registry.load_versions(contract.model)[:limit]
@@ -77,23 +61,19 @@ def list_versions(contract: DeclaredContract, connections: OpenConnections, limi
     return documents
 
 
-@router.get("/history", summary="What was in Production, and why")
-def list_transitions(
-    contract: DeclaredContract, connections: OpenConnections, limit: Limit = 100
-) -> list[TransitionDocument]:
-    """List the model's changes of stage, the newest first, including those made in MLflow itself."""
-    with connections.engine.connect() as connection:
-        history = load_history(connection, contract.model, limit)
-    return [TransitionDocument.model_validate(transition) for transition in history]
-
-
-@router.post("/promote", summary="Bring a version to Production by hand", responses=describe_problems(403, 404, 409))
+@router.post(
+    "/promote",
+    summary="Bring a version to Production by hand",
+    responses=describe_problems(403, 404, 409),
+    dependencies=[Depends(require(Role.ADMINISTRATOR))],
+)
 def promote_version(
     contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: PromotionOrder
 ) -> TransitionDocument:
     """Move the version to stage Production and archive the one that was there; serving follows within two seconds.
 
-    A version whose last verdict is not `promote` needs `override` and a reason.
+    A version whose last verdict is not `promote`, one that was rolled back from since, and one that needs an approval
+    need `override` and a reason.
     For a version that is in Production already nothing is recorded: the transition that brought it there is answered.
     """
     transition = promote_by_hand(
@@ -108,11 +88,20 @@ def promote_version(
     return TransitionDocument.model_validate(transition)
 
 
-@router.post("/rollback", summary="Go back to the previous good version", responses=describe_problems(403, 404, 409))
+@router.post(
+    "/rollback",
+    summary="Go back to the previous good version",
+    responses=describe_problems(403, 404, 409),
+    dependencies=[Depends(require(Role.ADMINISTRATOR))],
+)
 def rollback_version(
     contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: RollbackOrder | None = None
 ) -> TransitionDocument:
-    """Bring back to Production the version that was there before; serving still has it loaded."""
+    """Bring back to Production the last good version before the present one; serving still has it loaded.
+
+    Good is what was in Production, and was neither rolled back from nor taken out of it or deleted in MLflow; rolling
+    back again goes further back.
+    """
     reason = "" if order is None else order.reason
     transition = rollback(connections.engine, connections.registry, contract.model, actor=actor, reason=reason)
     return TransitionDocument.model_validate(transition)

@@ -8,12 +8,20 @@ the last what lies above the largest: both are empty in training. Values are rou
 that is what a served model reads; a constant such as 0.1 would otherwise differ from itself.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+
+Statistic = Literal["ks_location", "ks_location_spread", "total_variation"]
+"""How two sets of counts are told apart: numbers by ranks, categories by shares. `ks_location` is that of versions from
+before deviations were judged."""
 
 QUANTILES = 99
 RANKS_A_SD = 12.0**0.5
 """One over the standard deviation of a rank share, which is uniform on 0 to 1."""
+SPREADS_A_SD = 48.0**0.5
+"""One over the standard deviation of a rank share's distance from the middle, which is uniform on 0 to a half."""
 
 
 def build_edges(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -30,6 +38,15 @@ def build_edges(values: NDArray[np.floating]) -> NDArray[np.float64]:
     inner = distinct if repeats[0] > 1 else distinct[1:]
     edges = np.concatenate([np.nextafter(below, np.float32(-np.inf)), inner])
     return np.unique(edges).astype(np.float64)
+
+
+def build_category_edges(codes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Edges for codes of categories `(rows,)`, of which 0 is an absent or unknown one and has a bin of its own.
+
+    A category with at least two of a hundred rows has a bin of its own too; rarer ones share one with those beside
+    them, so that no bin is too thin to say anything.
+    """
+    return np.unique(np.concatenate([[-0.5, 0.5], build_edges(codes)]))
 
 
 def find_bins(edges: NDArray[np.float64], values: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -78,12 +95,40 @@ def measure_location(reference_counts: NDArray[np.int64], window_counts: NDArray
     return RANKS_A_SD * abs(mean - 0.5)
 
 
-def measure_distance(reference_counts: NDArray[np.int64], window_counts: NDArray[np.int64]) -> float:
-    """The distance that a drift check judges: the larger of the Kolmogorov-Smirnov distance and the location's.
+def measure_spread(reference_counts: NDArray[np.int64], window_counts: NDArray[np.int64]) -> float:
+    """How much further from the middle rank, or nearer to it, the window's values lie than the reference's, in standard
+    deviations of such a distance: 0 for the same deviation.
 
-    The first sees a change of any form; the second sees a shift sooner, the more so in autocorrelated streams.
+    The statistic of Ansari and Bradley's test (1960), from counts. Both counts must have a total above zero.
     """
-    return max(measure_ks(reference_counts, window_counts), measure_location(reference_counts, window_counts))
+    distances = np.abs(build_ridits(reference_counts) - 0.5)
+    window = float(np.dot(distances, window_counts) / np.sum(window_counts))
+    return SPREADS_A_SD * abs(window - float(np.dot(distances, reference_counts) / np.sum(reference_counts)))
+
+
+def measure_total_variation(reference_counts: NDArray[np.int64], window_counts: NDArray[np.int64]) -> float:
+    """The share of values that would have to move to another bin for both samples to be alike, 0 to 1."""
+    reference = reference_counts / np.sum(reference_counts)
+    return float(np.sum(np.abs(reference - window_counts / np.sum(window_counts))) / 2)
+
+
+def measure_distance(
+    reference_counts: NDArray[np.int64],
+    window_counts: NDArray[np.int64],
+    statistic: Statistic = "ks_location_spread",
+) -> float:
+    """The distance that a drift check judges.
+
+    Of numbers the largest of the Kolmogorov-Smirnov distance, the location's and the spread's: the first sees a change
+    of any form; the others see a shift and a change of deviation sooner, the more so in autocorrelated streams. Of
+    categories the total variation distance.
+    """
+    if statistic == "total_variation":
+        return measure_total_variation(reference_counts, window_counts)
+    distance = max(measure_ks(reference_counts, window_counts), measure_location(reference_counts, window_counts))
+    if statistic == "ks_location":
+        return distance
+    return max(distance, measure_spread(reference_counts, window_counts))
 
 
 def measure_wasserstein(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.contract import Column, Contract
-from core.errors import Fault, RequestRejected, show_value
+from core.errors import Fault, FaultKind, RequestRejected, show_value
 from core.features import encode_history
 
 MAX_ROWS = 10_000
@@ -108,7 +108,8 @@ def _decode_history(contract: Contract, rows: Sequence[object]) -> NDArray[np.fl
             value = row[item.name]
             if isinstance(value, bool) or not isinstance(value, int if item.dtype == "integer" else str):
                 wanted = f"{'a whole number' if item.dtype == 'integer' else 'a text'} is expected"
-                faults.append(Fault(f"rows[{number}].{item.name}", show_value(value), wanted))
+                kind = _name_kind(item, value)
+                faults.append(Fault(f"rows[{number}].{item.name}", show_value(value), wanted, item.name, kind))
             items.append(value)
             strengths.append(_number(faults, f"rows[{number}].{strength.name}", strength, row[strength.name]))
         if len(faults) >= _MAX_FAULTS:
@@ -197,7 +198,8 @@ def check_inputs(contract: Contract, inputs: NDArray[np.float32]) -> None:
             bad |= values > np.float32(column.maximum)
         for place in np.argwhere(bad)[:_MAX_FAULTS]:
             value = float(values[tuple(place)])
-            faults.append(Fault(f"inputs{place.tolist()} {name}", show_value(value), _allowed(column)))
+            kind = _name_kind(column, value)
+            faults.append(Fault(f"inputs{place.tolist()} {name}", show_value(value), _allowed(column), name, kind))
     if faults:
         raise RequestRejected(contract.model, faults)
 
@@ -213,7 +215,13 @@ def _check_history(contract: Contract, inputs: NDArray[np.float32]) -> None:
     is_strength = np.isfinite(values) & ((codes == 0) | ((values >= low) & (values <= high)))
     checks = ((codes, is_code, f"the code of an item, 1 to {known}, or 0 for none is expected"),)
     faults = [
-        Fault(f"inputs{place.tolist()} {column.name}", show_value(float(given[tuple(place)])), allowed)
+        Fault(
+            f"inputs{place.tolist()} {column.name}",
+            show_value(float(given[tuple(place)])),
+            allowed,
+            column.name,
+            _name_kind(column, float(given[tuple(place)])),
+        )
         for column, (given, is_good, allowed) in zip(
             (item, strength), (*checks, (values, is_strength, _allowed(strength))), strict=True
         )
@@ -275,7 +283,9 @@ def _cells(contract: Contract, placed: Sequence[tuple[str, object]], batch: int)
             faults.append(Fault(place, show_value(row), "an object with the contract's columns is expected"))
         else:
             missing = [column.name for column in columns if column.name not in row]
-            faults.extend(Fault(f"{place}.{name}", "nothing", "this column is required") for name in missing)
+            faults.extend(
+                Fault(f"{place}.{name}", "nothing", "this column is required", name, "absent") for name in missing
+            )
             if not missing:
                 cells.append([_cell(contract, faults, f"{place}.{c.name}", c, row[c.name]) for c in columns])
         if len(faults) >= _MAX_FAULTS:
@@ -299,24 +309,40 @@ def _cell(contract: Contract, faults: list[Fault], place: str, column: Column, v
             return float(value)
     else:
         return _number(faults, place, column, value)
-    faults.append(Fault(place, show_value(value), _allowed(column)))
-    return math.nan
+    return _refuse(faults, place, column, value)
 
 
 def _number(faults: list[Fault], place: str, column: Column, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        faults.append(Fault(place, show_value(value), _allowed(column)))
-        return math.nan
+        return _refuse(faults, place, column, value)
     if column.dtype == "integer" and isinstance(value, float) and not value.is_integer():
-        faults.append(Fault(place, show_value(value), _allowed(column)))
-        return math.nan
+        return _refuse(faults, place, column, value)
     below = column.minimum is not None and value < column.minimum
     above = column.maximum is not None and value > column.maximum
     # What float32 cannot hold is not finite for the model; the comparison holds for integers of any length.
     if not abs(value) <= _LARGEST or below or above:
-        faults.append(Fault(place, show_value(value), _allowed(column)))
-        return math.nan
+        return _refuse(faults, place, column, value)
     return float(value)
+
+
+def _refuse(faults: list[Fault], place: str, column: Column, value: object) -> float:
+    faults.append(Fault(place, show_value(value), _allowed(column), column.name, _name_kind(column, value)))
+    return math.nan
+
+
+def _name_kind(column: Column, value: object) -> FaultKind:
+    """The sort of fault that a refused value of the column has."""
+    if value is None:
+        return "absent"
+    if column.dtype == "text":
+        return "category" if isinstance(value, str | float) else "type"
+    if column.dtype == "boolean" or isinstance(value, bool) or not isinstance(value, int | float):
+        return "type"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not_finite"
+    if column.dtype == "integer" and isinstance(value, float) and not value.is_integer():
+        return "type"
+    return "bounds"
 
 
 def _allowed(column: Column) -> str:

@@ -15,10 +15,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from core.errors import DeclarationRejected, NameRejected, show_value
 from core.names import check_name
+from core.parameters import TrainingParameter
 
 MAX_STEPS = 10_000
 RESERVED_ADDRESSES = frozenset(
-    ("docs", "health", "invocations", "metrics", "mlflow", "models", "openapi.json", "ping", "redoc", "v2", "version")
+    {
+        *("docs", "health", "metrics", "openapi.json", "ping", "version"),
+        *("invocations", "models", "v2"),
+        *("alerts", "approvals", "audit", "jobs", "mlflow", "trainings"),
+        *("first-administrator", "sign-in", "sign-out", "token", "tokens", "users"),
+    }
 )
 """First parts of addresses that the platform answers itself; a documented route with one would never be reached."""
 MAX_CATEGORIES = 10_000
@@ -104,7 +110,8 @@ class Route(_Frozen):
     Codec `values` or `rows` reads the body's member of that name, `row` the body itself as one row by column. A GET
     without one tells of the version that serves; with codec `history` it ranks items for the user in the path,
     `{user}`, and takes `k`, how many, as its query. Codec `observations` takes rows in and answers as
-    `/models/{model}/observations` does. A value of `answer` that begins with `$` is filled in: of the version `$model`,
+    `/models/{model}/observations` does; codec `training` asks for a training, as `/models/{model}/trainings` does, and
+    `role` then is the least that may. A value of `answer` that begins with `$` is filled in: of the version `$model`,
     `$version`, `$version_name`, `$model_uri`, `$variant`, `$features_used`, `$description`, `$steps`; of the prediction
     `$prediction` (a number, several for several outputs), `$prediction_id`, of a classifier `$class` and
     `$probabilities` by class, and of a ranking, in their place, `$user`, `$items`, `$source` (`personal` or `popular`)
@@ -113,7 +120,8 @@ class Route(_Frozen):
 
     path: Annotated[str, Field(pattern=r"^/[a-z0-9_/{}-]{1,120}$")]
     method: Literal["GET", "POST"] = "POST"
-    codec: Literal["values", "rows", "row", "history", "observations"] | None = None
+    codec: Literal["values", "rows", "row", "history", "observations", "training"] | None = None
+    role: Literal["viewer", "operator", "administrator"] | None = None
     answer: dict[str, str | int | float | bool | tuple[str, ...] | None] = {}
 
     @model_validator(mode="after")
@@ -122,6 +130,8 @@ class Route(_Frozen):
             raise ValueError(f"{self.path} begins as an address of the platform's own does: /{self.path.split('/')[1]}")
         if (self.method == "GET") != (self.codec in (None, "history")):
             raise ValueError(f"{self.path} needs a codec where it is a POST, and none or history where it is a GET")
+        if self.role is not None and self.codec != "training":
+            raise ValueError(f"{self.path} has a role, which only codec training takes")
         if (self.codec == "history") != ("{user}" in self.path.split("/")):
             raise ValueError(
                 f"{self.path} needs {{user}} as one part of its path where its codec is history, only there"
@@ -197,6 +207,8 @@ class Contract(_Frozen):
     ranking: Ranking | None = None
     monitored: tuple[Monitored, ...] = ()
     routes: tuple[Route, ...] = ()
+    parameters: tuple[TrainingParameter, ...] = ()
+    """What may be set for a training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Contract":
@@ -281,6 +293,8 @@ class Contract(_Frozen):
             raise ValueError(f"feature {column.name!r} may be absent: declare its imputation, or refuse absent values")
 
     def _check_monitored(self, monitored: Monitored) -> None:
+        if monitored.name == "prediction":
+            raise ValueError("monitored 'prediction' is the name under which the model's answers are counted")
         if monitored.column not in self.features:
             raise ValueError(f"monitored {monitored.name!r} is of {monitored.column!r}, which is none of the features")
         if self.column(monitored.column).imputation is not None:

@@ -1,7 +1,6 @@
 """Errors of rows and what brings them: files, sources, messages, snapshots. Their categories are in `core.errors`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from core.errors import (
     Conflict,
@@ -34,8 +33,15 @@ class RowsRejected(InvalidInput):
             "model": self.model,
             "source": self.source,
             "total": self.total,
-            "errors": [asdict(fault) for fault in self.faults],
+            "errors": [fault.to_document() for fault in self.faults],
         }
+
+
+class OutcomesNotTaken(InvalidInput):
+    """The model takes no outcomes as such."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"{model!r} takes no outcomes: {reason}.")
 
 
 class AddressRefused(InvalidInput):

@@ -83,11 +83,11 @@ def migrate_database(url: str) -> None:
 
     Creates the tracking server's database too where it is missing and the role may create one.
     """
-    # Serving takes the database up once it answers; a second of import would stand before every start.
+    # A second of import, which would stand before every command and every start.
     from alembic import command
     from alembic.config import Config
 
-    _create_tracking_database(url)
+    create_tracking_database(url)
     engine = create_database_engine(url, pool_size=1)
     try:
         with as_file(files("core") / "migrations") as folder, engine.connect() as connection:
@@ -106,7 +106,8 @@ def migrate_database(url: str) -> None:
         engine.dispose()
 
 
-def _create_tracking_database(url: str) -> None:
+def create_tracking_database(url: str) -> None:
+    """Create the database of the tracking server's store beside the platform's, where it is missing and may be made."""
     try:
         with psycopg.connect(build_libpq_url(url), autocommit=True, connect_timeout=5) as connection:
             known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_TRACKING_DATABASE]).fetchone()
@@ -139,10 +140,11 @@ def notify(connection: Connection, channel: str, payload: str) -> None:
 
 
 @contextmanager
-def listening(url: str, channel: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """A connection that listens on `channel`; iterate over its `notifies()`."""
+def listening(url: str, *channels: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection that listens on `channels`; iterate over its `notifies()`."""
     with psycopg.connect(build_libpq_url(url), autocommit=True, connect_timeout=5) as connection:
-        connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
+        for channel in channels:
+            connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
         yield connection
 
 

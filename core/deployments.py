@@ -7,37 +7,30 @@ there is no way to take a model that is in Production out of service here.
 Registered as entry point `mlflow.deployments`. MLflow looks for the one client class, `run_local` and `target_help`.
 """
 
-import os
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
-    BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
     RESOURCE_ALREADY_EXISTS,
     RESOURCE_DOES_NOT_EXIST,
     TEMPORARILY_UNAVAILABLE,
 )
 
+from core.platform_client import TOKEN_VARIABLE, PlatformClient
 from core.settings import load_settings
 from core.targets import PRODUCTION
 
-TOKEN_VARIABLE = "MILLRACE_TOKEN"  # noqa: S105  # the variable's name
-"""Environment variable with the token to send; none is sent where it is not set."""
-
 _SCHEME = "millrace"
 _FLAVOR = "keras"
-_TIMEOUT_S = 60.0
 _FOLLOW_TIMEOUT_S = 60.0
 _FOLLOW_INTERVAL_S = 0.2
 _MODEL_URI = re.compile(r"models:/+([a-z][a-z0-9_]*)(?:/([0-9]+|Production)|@(production))")
-_CODES = {404: RESOURCE_DOES_NOT_EXIST, 503: TEMPORARILY_UNAVAILABLE}
 
 
 class MillraceDeployments(BaseDeploymentClient):
@@ -46,11 +39,7 @@ class MillraceDeployments(BaseDeploymentClient):
     def __init__(self, target_uri: str) -> None:
         """`millrace` is the platform that this environment's settings name, `millrace:http://host:port` any other."""
         super().__init__(target_uri)  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
-        self._address = _find_address(target_uri)
-        self._session = requests.Session()
-        token = os.environ.get(TOKEN_VARIABLE)
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        self._platform = PlatformClient(_find_address(target_uri))
 
     def create_deployment(
         self,
@@ -95,7 +84,7 @@ class MillraceDeployments(BaseDeploymentClient):
         _refuse_unused(None, config, endpoint)
         try:
             if self._load_target(name) != PRODUCTION:
-                self._call("PUT", f"/models/{name}/target", {"target": PRODUCTION})
+                self._platform.call("PUT", f"/models/{name}/target", {"target": PRODUCTION})
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -103,13 +92,13 @@ class MillraceDeployments(BaseDeploymentClient):
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Every model that a version serves, also where stage Production decides which."""
         _refuse_unused(None, None, endpoint)
-        models = self._call("GET", "/models")["models"]
+        models = self._platform.call("GET", "/models")["models"]
         return [_describe(model) for model in models if model["version"] is not None]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """The model's target, and the version that serves it."""
         _refuse_unused(None, None, endpoint)
-        return _describe(self._call("GET", f"/models/{_check_name(name)}"))
+        return _describe(self._platform.call("GET", f"/models/{_check_name(name)}"))
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -121,17 +110,17 @@ class MillraceDeployments(BaseDeploymentClient):
         if deployment_name is None:
             raise MlflowException("The name of a deployment is needed: the model's.", INVALID_PARAMETER_VALUE)
         content = dump_input_data(inputs).encode()
-        answer = self._send("POST", f"/models/{_check_name(deployment_name)}/invocations", content)
+        answer = self._platform.send("POST", f"/models/{_check_name(deployment_name)}/invocations", content)
         return PredictionsResponse(answer.json())
 
     def _load_target(self, name: str) -> str:
-        return str(self._call("GET", f"/models/{_check_name(name)}/target")["target"])
+        return str(self._platform.call("GET", f"/models/{_check_name(name)}/target")["target"])
 
     def _set_target(self, name: str, target: str) -> dict[str, Any]:
-        self._call("PUT", f"/models/{_check_name(name)}/target", {"target": target})
+        self._platform.call("PUT", f"/models/{_check_name(name)}/target", {"target": target})
         deadline = time.monotonic() + _FOLLOW_TIMEOUT_S
         while True:
-            model = self._call("GET", f"/models/{name}")
+            model = self._platform.call("GET", f"/models/{name}")
             version = model["version"]
             has_followed = model["target"] == target and version is not None and version == model["target_version"]
             if has_followed and target in (PRODUCTION, str(version)):
@@ -142,26 +131,6 @@ class MillraceDeployments(BaseDeploymentClient):
                 sentence = f"Target {target!r} of {name!r} does not serve after {_FOLLOW_TIMEOUT_S:.0f} s: {reason}"
                 raise MlflowException(sentence, TEMPORARILY_UNAVAILABLE)
             time.sleep(_FOLLOW_INTERVAL_S)
-
-    def _call(self, method: str, path: str, document: Mapping[str, object] | None = None) -> dict[str, Any]:
-        answer: dict[str, Any] = self._send(method, path, document).json()
-        return answer
-
-    def _send(self, method: str, path: str, content: Mapping[str, object] | bytes | None) -> requests.Response:
-        given: dict[str, Any] = {"data": content} if isinstance(content, bytes) else {"json": content}
-        headers = {"Content-Type": "application/json"} if content is not None else {}
-        try:
-            answer = self._session.request(
-                method, f"{self._address}{path}", headers=headers, timeout=_TIMEOUT_S, allow_redirects=False, **given
-            )
-        except requests.RequestException as error:
-            raise MlflowException(
-                f"Millrace at {self._address} does not answer: {type(error).__name__}. Start it with `millrace up`.",
-                TEMPORARILY_UNAVAILABLE,
-            ) from error
-        if not answer.ok:
-            raise MlflowException(_read_error(answer), _CODES.get(answer.status_code, BAD_REQUEST))
-        return answer
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
@@ -234,14 +203,3 @@ def _describe(model: Mapping[str, Any]) -> dict[str, Any]:
         "version": model["version"],
         "model_uri": None if model["version"] is None else f"models:/{model['model']}/{model['version']}",
     }
-
-
-def _read_error(answer: requests.Response) -> str:
-    try:
-        document = answer.json()
-    except requests.JSONDecodeError:
-        document = {}
-    for name in ("detail", "message"):
-        if isinstance(document, dict) and isinstance(document.get(name), str):
-            return str(document[name])
-    return f"{answer.request.method} {answer.request.path_url} was answered with status {answer.status_code}."

@@ -28,6 +28,7 @@ from urllib.parse import quote
 import psutil
 from psycopg import pq
 
+from core.durability import sync_folder
 from core.errors import EmbeddedDatabaseFailed
 from core.home import make_home
 from core.log_files import load_last_lines, open_log
@@ -311,12 +312,3 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

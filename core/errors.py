@@ -8,9 +8,13 @@ knows about either.
 import math
 import reprlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Literal
 
 SHOWN_FAULTS = 5
+
+FaultKind = Literal["form", "absent", "type", "bounds", "category", "not_finite"]
+"""What sort of fault a refused value has; `form` is one of the request as a whole, and of no column."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,18 @@ class Fault:
     """One thing wrong with one value of the input.
 
     `where` names the place in the input's own terms ("values[3]", "line 17, column Close"); `value` is what was
-    received, shortened; `rule` is what is allowed.
+    received, shortened; `rule` is what is allowed. `column` and `kind` are what faults are counted by.
     """
 
     where: str
     value: str
     rule: str
+    column: str = ""
+    kind: FaultKind = "form"
+
+    def to_document(self) -> dict[str, str]:
+        """The fault as a problem document tells it."""
+        return {"where": self.where, "value": self.value, "rule": self.rule}
 
     def __str__(self) -> str:
         return f"{self.where}: {self.value} is not allowed, {self.rule}"
@@ -116,8 +126,13 @@ class RequestRejected(InvalidInput):
         self.faults = tuple(faults)
         super().__init__(f"The request does not fit the contract of model {model!r}: {show_faults(self.faults)}.")
 
+    @property
+    def counted(self) -> tuple[tuple[str, FaultKind], ...]:
+        """Column and kind of the faults, each once."""
+        return tuple(sorted({(fault.column, fault.kind) for fault in self.faults}))
+
     def facts(self) -> dict[str, object]:
-        return {"model": self.model, "errors": [asdict(fault) for fault in self.faults]}
+        return {"model": self.model, "errors": [fault.to_document() for fault in self.faults]}
 
 
 class NameRejected(InvalidInput):
@@ -219,12 +234,11 @@ class ChampionChanged(Conflict):
 
 
 class VerdictStands(Conflict):
-    """A version was to be promoted by hand that the gate did not let pass."""
+    """A version was to be promoted by hand that something speaks against."""
 
-    def __init__(self, model: str, version: int, outcome: str | None, reason: str) -> None:
-        said = f"the gate's verdict on it is {outcome!r}: {reason}" if outcome else "the gate has no verdict on it"
+    def __init__(self, model: str, version: int, objection: str) -> None:
         super().__init__(
-            f"Version {version} of {model!r} is not promoted, {said}. Override it, with the reason: "
+            f"Version {version} of {model!r} is not promoted, {objection}. Override it, with the reason: "
             f"`millrace promote {model} {version} --override --reason ...`."
         )
 

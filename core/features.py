@@ -10,6 +10,9 @@ from core.contract import Contract, Monitored
 
 FloatArray = NDArray[np.float64]
 
+PREDICTION = "prediction"
+"""Name under which what a model answers is counted beside the monitored features."""
+
 
 def build_windows(series: FloatArray, steps: int, horizon: int = 1) -> tuple[FloatArray, NDArray[np.int64]]:
     """Every window of `steps` rows that is followed by a target `horizon` rows later.
@@ -72,3 +75,32 @@ def _transform(monitored: Monitored, features: Sequence[str], inputs: NDArray[np
             is_there = inputs[..., 0] > 0
             sums = np.where(is_there, inputs[..., position], 0.0).astype(np.float64).sum(axis=1)
             return np.asarray(sums / np.maximum(is_there.sum(axis=1), 1))
+
+
+def build_prediction(contract: Contract, inputs: NDArray[np.float32], outputs: NDArray[np.floating]) -> FloatArray:
+    """What is watched of the answers `(batch, outputs)` to `inputs (batch, …)`: one number a row, `(batch,)`.
+
+    The first step of a regression, as the log return on the last step where that is how the target is monitored; the
+    probability of a binary classifier, the most probable class of one with more, a ranking's best score.
+    """
+    if contract.ranking is not None:
+        return np.asarray(outputs[:, outputs.shape[1] // 2], dtype=np.float64)
+    if contract.task == "multiclass":
+        return np.asarray(np.argmax(outputs, axis=1), dtype=np.float64)
+    first: FloatArray = np.asarray(outputs[:, 0], dtype=np.float64)
+    if is_watched_as_return(contract):
+        last = inputs[:, -1, contract.features.index(contract.target)].astype(np.float64)
+        # A return needs a price above 0; what is none is far below all others.
+        return np.asarray(np.log(np.maximum(first, float(np.finfo(np.float32).tiny)) / last), dtype=np.float64)
+    return first
+
+
+def is_watched_as_return(contract: Contract) -> bool:
+    """Whether the target is monitored as a return, so that predictions have to be too: levels always drift."""
+    return any(m.column == contract.target and m.transform == "last_log_return" for m in contract.monitored)
+
+
+def list_category_columns(contract: Contract) -> frozenset[str]:
+    """The names of what is monitored and is a category and no number, the prediction among them."""
+    names = {m.name for m in contract.monitored if contract.column(m.column).dtype in ("text", "boolean")}
+    return frozenset(names | ({PREDICTION} if contract.task == "multiclass" else set()))

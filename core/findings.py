@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from core.errors import FindingNotFound
-from core.tables import findings
+from core.tables.monitoring import findings
 
 Outcome = Literal["fine", "alert", "data_incident", "retrain"]
 
@@ -19,8 +19,9 @@ Outcome = Literal["fine", "alert", "data_incident", "retrain"]
 class Finding:
     """One row of table `findings`.
 
-    `statistic` and `threshold` are those of the feature that strayed furthest in units of its threshold; `measure` is
-    the whole measure, feature by feature. The window runs from `window_from_at` to `window_to_at`, UTC.
+    `statistic` and `threshold` are those of the feature that strayed furthest in units of its threshold, or of
+    performance the realised error and the upper end of what was promised; `measure` is the whole measure. The window
+    runs from `window_from_at` to `window_to_at`, UTC.
     """
 
     id: uuid.UUID
@@ -53,11 +54,6 @@ def store_finding(connection: Connection, finding: Finding) -> None:
     connection.execute(insert(findings).values({name: getattr(finding, name) for name in Finding.__dataclass_fields__}))
 
 
-def attach_training(connection: Connection, finding_id: uuid.UUID, training_id: uuid.UUID) -> None:
-    """Note the training that the finding started, or met."""
-    connection.execute(update(findings).where(findings.c.id == finding_id).values(training_id=training_id))
-
-
 def attach_report(connection: Connection, finding_id: uuid.UUID, uri: str, document: Mapping[str, object]) -> None:
     """Note where the finding's page is kept, and the JSON of its report."""
     connection.execute(
@@ -83,6 +79,17 @@ def load_findings(
     if has_report:
         statement = statement.where(findings.c.report_uri.is_not(None))
     return [_build(row) for row in connection.execute(statement)]
+
+
+def find_newest_finding(connection: Connection, model: str, version: int, subject: str) -> Finding | None:
+    """The version's newest finding on that subject."""
+    return next(iter(load_findings(connection, model, version=version, subject=subject, limit=1)), None)
+
+
+def find_finding(connection: Connection, finding_id: uuid.UUID) -> Finding | None:
+    """The finding with that id, of whichever model."""
+    row = connection.execute(select(*_COLUMNS).where(findings.c.id == finding_id)).first()
+    return None if row is None else _build(row)
 
 
 def get_finding(connection: Connection, model: str, finding_id: uuid.UUID) -> Finding:

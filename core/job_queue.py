@@ -5,6 +5,8 @@ Source: Procrastinate's "Use an external connection" (`Task.configure(connection
 stalled jobs by worker heartbeat.
 """
 
+import os
+import socket
 from collections.abc import Mapping
 from typing import Literal
 
@@ -15,16 +17,23 @@ from sqlalchemy import Connection, text
 
 from core.database import build_libpq_url
 
-TaskName = Literal["train", "check", "reconcile", "watch", "pull"]
+TaskName = Literal["train", "check", "report", "reconcile", "look", "keep", "watch", "pull"]
 
 QUEUES: Mapping[TaskName, str] = {
     "train": "trainings",
     "check": "checks",
-    "reconcile": "housekeeping",
+    "report": "reports",
+    "reconcile": "reconciling",
+    "look": "housekeeping",
+    "keep": "upkeep",
     "watch": "ingestion",
     "pull": "ingestion",
 }
-"""The queue of each task; a worker runs several at once, but one training at a time."""
+"""The queue of each task; a worker runs several at once, but one training at a time.
+
+What brings lost jobs back (reconcile) waits for nothing else, and what looks every few seconds or minutes (look) not
+for what may take an hour (keep).
+"""
 
 
 def build_queue_app(url: str) -> procrastinate.App:
@@ -39,6 +48,19 @@ def enqueue(connection: Connection, task: TaskName, **arguments: JSONValue) -> i
     """Enqueue a job in the caller's transaction; returns its number in the queue."""
     deferrer = _sender.configure_task(name=task, queue=QUEUES[task], connection=connection.connection.driver_connection)
     return deferrer.defer(**arguments)
+
+
+def drop_queued(connection: Connection, number: int) -> bool:
+    """Take a job out of the queue in the caller's transaction; whether no worker had begun it."""
+    dropped = connection.execute(
+        text("DELETE FROM procrastinate_jobs WHERE id = :number AND status = 'todo' RETURNING id"), {"number": number}
+    )
+    return dropped.first() is not None
+
+
+def name_worker() -> str:
+    """This process, as the jobs that it carries out name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def load_queue_schema() -> str:

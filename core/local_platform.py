@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from core.connections import Connections, open_connections
-from core.database import migrate_database
+from core.database import create_tracking_database
 from core.errors import TrackingUnavailable
 from core.home import make_home
+from core.keeping_errors import NothingToBackUp
+from core.schema import prepare_database
 from core.settings import Settings
 from core.supervision import ProcessSpec, Supervisor
-from core.tracking_server import build_server_command, is_tracking_ready
+from core.tracking_server import build_server_command, find_tracking_store_url, is_tracking_ready
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +25,37 @@ def open_database(settings: Settings, progress: Callable[[str], None] = logger.i
     """The address of the migrated database: `DATABASE_URL`, else the embedded one, started if it does not run."""
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
-        migrate_database(url)
+        prepare_database(url)
         yield url
         return
     # An image that has a database elsewhere is installed without what the embedded one needs.
     from core.embedded_database import running_database
 
     with running_database(settings.home, progress) as url:
-        migrate_database(url)
+        prepare_database(url)
         yield url
+
+
+@contextmanager
+def open_unprepared_database(
+    settings: Settings, progress: Callable[[str], None] = logger.info, *, is_made: bool
+) -> Iterator[tuple[str, str]]:
+    """The addresses of the platform's database and of MLflow's, as they are: no schema is made or looked at.
+
+    Without `is_made` the embedded one is not created either: raises NothingToBackUp where there is none.
+    """
+    if settings.database_url is not None:
+        url = settings.database_url.get_secret_value()
+        if is_made and settings.mlflow_database_url is None:
+            create_tracking_database(url)
+        yield url, find_tracking_store_url(settings, url)
+        return
+    if not is_made and not (settings.home / "postgres" / "data").is_dir():
+        raise NothingToBackUp(str(settings.home))
+    from core.embedded_database import running_database
+
+    with running_database(settings.home, progress) as url:
+        yield url, find_tracking_store_url(settings, url)
 
 
 @contextmanager

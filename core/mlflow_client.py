@@ -5,17 +5,15 @@ process's own environment; what the operator has set stays.
 """
 
 import os
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
-import urllib3
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from core.errors import TrackingUnavailable
+from core.mlflow_rest import TIMEOUT_VARIABLE, word_fault
 
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -29,10 +27,6 @@ _ENVIRONMENT = {
     # MLflow prints a run's address to standard output, where a command prints its answer.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_SHOWN_REASON = 200
-# The filters of warnings belong to the whole process: two threads that restored them out of order would lose theirs.
-_warnings_lock = threading.Lock()
 
 
 def build_client(tracking_uri: str, timeout_s: int) -> MlflowClient:
@@ -43,7 +37,7 @@ def build_client(tracking_uri: str, timeout_s: int) -> MlflowClient:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ[_TIMEOUT] = str(max(timeout_s, int(os.environ.get(_TIMEOUT, "0"))))
+    os.environ[TIMEOUT_VARIABLE] = str(max(timeout_s, int(os.environ.get(TIMEOUT_VARIABLE, "0"))))
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -75,26 +69,5 @@ def is_present_already(error: MlflowException) -> bool:
     return bool(error.error_code == "RESOURCE_ALREADY_EXISTS")
 
 
-@contextmanager
-def without_stage_warning() -> Iterator[None]:
-    """Silence MLflow's notice that stages are deprecated, and no other: Millrace is built on stages."""
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=r".*transition_model_version_stage`` is deprecated", category=FutureWarning
-        )
-        yield
-
-
 def _word(error: BaseException) -> str:
-    """The fault at the bottom of MLflow's chain of wrapped exceptions, in a few words."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
-    for one in chain:
-        if isinstance(one, OSError) and one.strerror:
-            return one.strerror
-    if any(isinstance(one, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError) for one in chain):
-        return f"no answer within {os.environ[_TIMEOUT]} s"
-    if any(isinstance(one, urllib3.exceptions.ResponseError | requests.exceptions.RetryError) for one in chain):
-        return "it answers with errors only"
-    return (str(error).splitlines() or ["unknown"])[0][:_SHOWN_REASON]
+    return word_fault(error, int(os.environ[TIMEOUT_VARIABLE]))

@@ -93,6 +93,16 @@ class ModelDirectory:
             has_onnx=ONNX_FILE in entries,
         )
 
+    @staticmethod
+    def load_reference(path: Path) -> JsonObject:
+        """The reference in `path`, of which only this file and the manifest have to be there.
+
+        Raises `ModelDirectoryRejected`.
+        """
+        root = path.resolve()
+        _check_file(root, REFERENCE_FILE, _load_manifest(root)[REFERENCE_FILE])
+        return _load_json(root, REFERENCE_FILE)
+
     def find_onnx(self) -> Path | None:
         """The ONNX file; None for a version that says that it has none."""
         return self.path / ONNX_FILE if self.has_onnx else None

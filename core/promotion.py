@@ -1,36 +1,21 @@
-"""Promotion: the one writer of stages.
+"""Promotion and rollback: which version takes Production, by a verdict, by hand, or back to an earlier one.
 
-Under the model's lock, in this order: an intent is committed; MLflow moves the version to Production and archives the
-one that was there; alias `production` follows; the intent is finished, serving notified and the lock let go in one
-commit. A fault in between leaves the intent, which `core.reconciliation` or the next promotion finishes or undoes.
-The lock is taken before the intent is written, so that an open intent under the lock is one whose promoter is gone.
+`core.stage_moves` makes the move.
 """
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine
 
-from core.database import TRANSITIONS_CHANNEL, lock_model, notify
 from core.errors import NothingToRollBackTo, ParameterRejected, VerdictStands
-from core.reconciliation import settle
 from core.registry import PRODUCTION_STAGE, Registry
-from core.transitions import (
-    Transition,
-    TransitionCause,
-    end_transition,
-    find_last_finished,
-    load_history,
-    store_transition,
-)
-from core.verdicts import find_last_verdict
+from core.stage_moves import Guard, writing_stages
+from core.transitions import Transition, TransitionCause, find_last_move, load_history
+from core.verdicts import StoredVerdict, find_last_verdict, load_passed_versions
 
 logger = logging.getLogger(__name__)
-
-Guard = Callable[[Connection, int | None], None]
-"""Raises where the caller may no longer move a stage; what it locks stays locked until the transition has ended."""
 
 
 def promote(
@@ -54,19 +39,14 @@ def promote(
     the reconciler finds out how far it came. `guard` runs in a transaction of its own: the caller must not hold a lock
     that it waits for.
     """
-    with _sole_writer(engine, registry, model, guard) as (writer, production):
-        return _move(
-            engine,
-            writer,
-            registry,
-            model=model,
-            version=version,
-            production=production,
-            actor=actor,
-            cause=cause,
-            reason=reason,
-            verdict_id=verdict_id,
-        )
+    with writing_stages(engine, registry, model, guard) as writer:
+        if version == writer.production:
+            last = find_last_move(writer.connection, model)
+            if last is None:
+                raise ValueError(f"{model!r} was not settled")
+            logger.info("%s version %d is in Production already", model, version)
+            return last
+        return writer.move(version, PRODUCTION_STAGE, actor=actor, cause=cause, reason=reason, verdict_id=verdict_id)
 
 
 def promote_by_hand(
@@ -81,21 +61,20 @@ def promote_by_hand(
 ) -> Transition:
     """Move a version to Production because a person wants it there.
 
-    One that the gate let pass needs nothing more. Any other needs `is_override` and a reason, which are kept with the
-    verdict that was overridden. Raises VerdictStands, ParameterRejected for an override without a reason,
-    ModelVersionNotFound, TrackingUnavailable.
+    One that the gate let pass needs nothing more. Any other, one that was rolled back from since and one that needs an
+    approval need `is_override` and a reason, which are kept with the gate's last verdict. Raises VerdictStands,
+    ParameterRejected for an override without a reason, ModelVersionNotFound, TrackingUnavailable.
     """
     if is_override and not reason.strip():
         raise ParameterRejected("reason", reason, "an override says why")
     registry.get_version(model, version)
     with engine.connect() as connection:
         stored = find_last_verdict(connection, model, version)
-    overrides = stored is None or stored.verdict.outcome != "promote"
+        objection = _find_objection(connection, model, version, stored)
 
     def check(_connection: Connection, production: int | None) -> None:
-        if overrides and not is_override and production != version:
-            outcome, why = (None, "") if stored is None else (stored.verdict.outcome, stored.verdict.reason)
-            raise VerdictStands(model, version, outcome, why)
+        if objection is not None and not is_override and production != version:
+            raise VerdictStands(model, version, objection)
 
     return promote(
         engine,
@@ -103,43 +82,72 @@ def promote_by_hand(
         model,
         version,
         actor=actor,
-        cause="override" if overrides else "hand",
+        cause="hand" if objection is None else "override",
         reason=reason,
-        verdict_id=stored.id if overrides and stored is not None else None,
+        verdict_id=None if stored is None else stored.id,
         guard=check,
     )
 
 
-def rollback(engine: Engine, registry: Registry, model: str, *, actor: str, reason: str = "") -> Transition:
-    """Move the version back to Production that was there before the present one and was not rolled back from.
+def _find_objection(connection: Connection, model: str, version: int, stored: StoredVerdict | None) -> str | None:
+    """What speaks against promoting the version without an override; None where nothing does."""
+    if stored is None:
+        return "the gate has no verdict on it"
+    verdict = stored.verdict
+    if verdict.outcome != "promote":
+        return f"the gate's verdict on it is {verdict.outcome!r}: {verdict.reason}"
+    if version in load_passed_versions(connection, model):
+        return None
+    rolled_back = next(
+        (
+            one
+            for one in load_history(connection, model, None)
+            if one.cause == "rollback" and one.state == "finished" and one.previous_version == version
+        ),
+        None,
+    )
+    if rolled_back is not None:
+        said = f": {rolled_back.reason}" if rolled_back.reason else ""
+        return f"it was rolled back from by {rolled_back.actor}{said}"
+    return f"it needs the approval of role {verdict.approver!r} (`millrace approve {model} {version}`)"
 
-    Raises NothingToRollBackTo, TrackingUnavailable.
+
+def rollback(
+    engine: Engine,
+    registry: Registry,
+    model: str,
+    *,
+    actor: str,
+    reason: str = "",
+    finding_id: uuid.UUID | None = None,
+    guard: Guard | None = None,
+) -> Transition:
+    """Move the last good version before the present one back to Production; see `build_good_versions`.
+
+    Raises NothingToRollBackTo, what `guard` raises (nothing is changed then), TrackingUnavailable.
     """
-    with _sole_writer(engine, registry, model, None) as (writer, production):
+    with writing_stages(engine, registry, model, guard) as writer:
         existing = {found.version for found in registry.load_versions(model)}
-        earlier = [one for one in build_good_versions(load_history(writer, model, None)) if one in existing]
-        version = next((one for one in reversed(earlier) if one != production), None)
+        version = find_rollback(load_history(writer.connection, model, None), writer.production, existing)
         if version is None:
             raise NothingToRollBackTo(model)
-        return _move(
-            engine,
-            writer,
-            registry,
-            model=model,
-            version=version,
-            production=production,
-            actor=actor,
-            cause="rollback",
-            reason=reason,
-            verdict_id=None,
+        return writer.move(
+            version, PRODUCTION_STAGE, actor=actor, cause="rollback", reason=reason, finding_id=finding_id
         )
+
+
+def find_rollback(history: Sequence[Transition], production: int | None, existing: set[int]) -> int | None:
+    """The version that a rollback from `production` goes to, from transitions newest first; None if there is none."""
+    good = [version for version in build_good_versions(history) if version in existing]
+    return next((version for version in reversed(good) if version != production), None)
 
 
 def build_good_versions(history: Sequence[Transition]) -> list[int]:
     """The versions that were in Production and not taken out as bad, oldest first, from transitions newest first.
 
-    They lie on a stack: what takes Production is put on top, a rollback takes off all above its target, and a version
-    that a person took out of Production is taken off too.
+    They lie on a stack: what takes Production is put on top. A rollback takes off all above its target, and what it
+    took off wherever else it lies, so that rolling back again goes further back and never to and fro. A version that a
+    person took out of Production is taken off too. What was taken off is good again when it takes Production again.
     """
     stack: list[int] = []
     for transition in reversed(history):
@@ -148,66 +156,9 @@ def build_good_versions(history: Sequence[Transition]) -> list[int]:
         if transition.to_stage != PRODUCTION_STAGE:
             stack = [version for version in stack if version != transition.version]
         elif transition.cause == "rollback" and transition.version in stack:
-            while stack[-1] != transition.version:
-                stack.pop()
+            last = len(stack) - stack[::-1].index(transition.version)
+            bad = set(stack[last:])
+            stack = [version for version in stack[:last] if version not in bad]
         else:
             stack.append(transition.version)
     return stack
-
-
-@contextmanager
-def _sole_writer(
-    engine: Engine, registry: Registry, model: str, guard: Guard | None
-) -> Iterator[tuple[Connection, int | None]]:
-    """Hold the model's lock; gives the connection whose transaction holds it, and the version in Production."""
-    with engine.begin() as writer:
-        lock_model(writer, model)
-        with engine.begin() as connection:
-            production, _ = settle(connection, registry, model)
-        if guard is not None:
-            guard(writer, production)
-        yield writer, production
-
-
-def _move(
-    engine: Engine,
-    writer: Connection,
-    registry: Registry,
-    *,
-    model: str,
-    version: int,
-    production: int | None,
-    actor: str,
-    cause: TransitionCause,
-    reason: str,
-    verdict_id: uuid.UUID | None,
-) -> Transition:
-    if version == production:
-        last = find_last_finished(writer, model)
-        if last is None:
-            raise ValueError(f"{model!r} was not settled")
-        logger.info("%s version %d is in Production already", model, version)
-        return last
-    chosen = registry.get_version(model, version)
-    # On a connection of its own: the intent stays when the writer's transaction does not.
-    with engine.begin() as connection:
-        intent = store_transition(
-            connection,
-            model=model,
-            version=version,
-            from_stage=chosen.stage,
-            to_stage=PRODUCTION_STAGE,
-            previous_version=production,
-            state="intended",
-            origin="platform",
-            actor=actor,
-            cause=cause,
-            reason=reason,
-            verdict_id=verdict_id,
-        )
-    registry.move_to_production(model, version)
-    registry.set_alias(model, version)
-    finished = end_transition(writer, intent.id, "finished")
-    notify(writer, TRANSITIONS_CHANNEL, model)
-    logger.info("%s version %d took Production from %s", model, version, production)
-    return finished

@@ -4,24 +4,42 @@ Training builds it once from the monitored features of the training rows and sto
 version; serving counts values into its bins; monitoring compares those counts with it. Rows do not leave training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from core.bins import RANKS_A_SD, build_edges, build_ridits, count_in_bins, find_bins
+from core.bins import Statistic, build_category_edges, build_edges, count_in_bins, find_bins
+from core.calibration import calibrate, choose_block_length, correct_for_blocks, measure_dependence
 from core.errors import ReferenceRejected
 
 WINDOW_SIZES = (50, 100, 200, 500, 1000, 2000, 5000)
-RESAMPLES = 1000
-RESAMPLED_VALUES = 2_000_000
+QUALITY_SHARE = 0.1
+"""Share of the target rate of false alarms that is left to the checks of data quality; drift has the rest."""
+
+
+class QualityRate(BaseModel):
+    """How many training rows had no value of a feature (`imputed`), or a category new to the vocabulary (`unknown`).
+
+    `position` is the feature's in a row of the model's input; `faulty` of `rows` rows were so. `dependence` is how many
+    rows that remembers (`core.calibration.measure_dependence`): values go missing in spells.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    kind: Literal["imputed", "unknown"]
+    position: Annotated[int, Field(ge=0)]
+    faulty: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=1)]
+    dependence: Annotated[float, Field(ge=0.0)] = 0.0
 
 
 class ReferenceFeature(BaseModel):
-    """One monitored feature: bins, counts and moments of its training values, and its alarm thresholds.
+    """One monitored feature, or the prediction: bins, counts and moments in training, and its alarm thresholds.
 
     `thresholds[i]` is the distance (`core.bins.measure_distance`) above which a window of
     `Reference.window_sizes[i]` rows is taken to differ. `sd` is the population's (divided by rows); all numbers are in
@@ -32,6 +50,8 @@ class ReferenceFeature(BaseModel):
 
     name: str
     unit: str
+    role: Literal["feature", "prediction"] = "feature"
+    statistic: Statistic = "ks_location"
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     rows: int
@@ -51,6 +71,11 @@ class ReferenceFeature(BaseModel):
             raise ValueError("counts must not be negative and must add up to rows, of which there must be some")
         return self
 
+    @property
+    def is_category(self) -> bool:
+        """Whether the values are codes, so that mean and deviation of them mean nothing."""
+        return self.statistic == "total_variation"
+
     @cached_property
     def edge_array(self) -> NDArray[np.float64]:
         """The edges, shape `(bins - 1,)`."""
@@ -65,8 +90,10 @@ class ReferenceFeature(BaseModel):
 class Reference(BaseModel):
     """The monitored features of one version, with thresholds calibrated together.
 
-    `target_rate` is the share of checks on unchanged data that may raise an alarm, over all features together.
+    `target_rate` is the share of checks on unchanged data that may raise an alarm, over all that is checked together.
     `block_length` is the length, in rows, of the blocks that the calibration drew; `seed` makes it repeatable.
+    `quality` are the rates that served rows are compared with. `rows_an_hour` is how many training rows came in an
+    hour, where they have a time. Versions from before either was kept lack them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -76,6 +103,8 @@ class Reference(BaseModel):
     target_rate: float
     window_sizes: tuple[int, ...]
     seed: int
+    quality: tuple[QualityRate, ...] = ()
+    rows_an_hour: float | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,8 +120,13 @@ class Reference(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The monitored features' names, in the order of the columns that were counted."""
+        """The names of monitored features and prediction, in the order of the columns that were counted."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether predictions are counted too."""
+        return any(feature.role == "prediction" for feature in self.features)
 
     @property
     def minimum_rows(self) -> int:
@@ -126,14 +160,21 @@ def build_reference(
     target_rate: float = 0.04,
     seed: int = 0,
     window_sizes: Sequence[int] = WINDOW_SIZES,
+    categories: Collection[str] = (),
+    predictions: Collection[str] = (),
+    quality: Sequence[QualityRate] = (),
+    rows_an_hour: float | None = None,
 ) -> Reference:
     """Bins, moments and calibrated thresholds of `values (rows, features)`, the rows in order of time.
+
+    `categories` and `predictions` name the features that are codes of categories, and those that the model answered.
 
     Thresholds come from samples of each window's own size, drawn from the rows by a circular block bootstrap (Politis
     and Romano 1992): blocks of consecutive rows, so that a sample is as autocorrelated as a served window, and whole
     rows, so that features stay as correlated as they are. Each feature's distance is measured in units of how far it
     strays by itself before the largest is taken: a strongly autocorrelated feature then does not hide a shift of the
-    others. The threshold is the quantile at `1 - target_rate` of the largest, back in each feature's own
+    others. The threshold is the quantile at `1 - 0.9 * target_rate` of the largest (the checks of data quality have the
+    rest), back in each feature's own
     measure, times sqrt(1 + window / rows) because the reference is itself a sample, and widened by what cutting a
     stream into blocks takes from its variance.
 
@@ -148,7 +189,11 @@ def build_reference(
     _check_values(rounded, names, units, target_rate, min(window_sizes))
     rows = len(rounded)
     sizes = tuple(sorted({size for size in window_sizes if size <= rows}))
-    edges = [build_edges(column) for column in rounded.T]
+    edges = [
+        build_category_edges(column) if name in categories else build_edges(column)
+        for name, column in zip(names, rounded.T, strict=True)
+    ]
+    statistics: list[Statistic] = ["total_variation" if name in categories else "ks_location_spread" for name in names]
     bins = [find_bins(edge, column) for edge, column in zip(edges, rounded.T, strict=True)]
     counts = [np.bincount(column, minlength=len(edge) + 1) for column, edge in zip(bins, edges, strict=True)]
     dependences = np.array([measure_dependence(column) for column in rounded.T])
@@ -156,8 +201,8 @@ def build_reference(
     rng = np.random.default_rng(seed)
     thresholds = np.array(
         [
-            _calibrate(bins, counts, size, block_length, target_rate, rng)
-            * _correct_for_blocks(dependences, block_length, size)
+            calibrate(bins, counts, size, block_length, statistics, (1 - QUALITY_SHARE) * target_rate, rng)
+            * correct_for_blocks(dependences, block_length, size)
             * np.sqrt(1 + size / rows)
             for size in sizes
         ]
@@ -168,6 +213,8 @@ def build_reference(
             ReferenceFeature(
                 name=names[index],
                 unit=units[index],
+                role="prediction" if names[index] in predictions else "feature",
+                statistic=statistics[index],
                 edges=tuple(edges[index].tolist()),
                 counts=tuple(counts[index].tolist()),
                 rows=rows,
@@ -179,7 +226,13 @@ def build_reference(
             )
         )
     return Reference(
-        features=tuple(features), block_length=block_length, target_rate=target_rate, window_sizes=sizes, seed=seed
+        features=tuple(features),
+        block_length=block_length,
+        target_rate=target_rate,
+        window_sizes=sizes,
+        seed=seed,
+        quality=tuple(quality),
+        rows_an_hour=rows_an_hour,
     )
 
 
@@ -201,121 +254,6 @@ def _check_values(
         raise ReferenceRejected(
             f"{int(faulty.sum())} values are not finite in float32, the first is feature {names[column]!r} at row {row}"
         )
-
-
-def measure_dependence(values: NDArray[np.floating]) -> float:
-    """How long one feature `(rows,)` remembers, in rows: 0 for independent rows, 9.5 for AR(1) with a factor of 0.9.
-
-    The sum of autocovariances weighted by their lag over their plain sum, with the flat-top weights and the bandwidth
-    rule of Politis and White 2004. It is taken of the ranks and of their distance from the middle rank, the larger
-    counts: ranks because the statistic knows nothing else and no outlier can sway them, the distance because prices
-    change in calm and wild spells whose changes are uncorrelated in sign.
-    """
-    _, inverse, ties = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(ties) - (ties + 1) / 2)[inverse] / len(values)
-    return max(_measure_memory(ranks), _measure_memory(np.abs(ranks - ranks.mean())))
-
-
-def choose_block_length(rows: int, dependence: float) -> int:
-    """Rows per block for a reference of `rows` rows whose most dependent feature remembers `dependence` rows.
-
-    The rule of Politis and White 2004 for the circular bootstrap, as corrected by Patton, Politis and White 2009.
-    """
-    wanted = (1.5 * dependence**2 * rows) ** (1 / 3)
-    return int(np.ceil(np.clip(wanted, 1.0, min(3 * np.sqrt(rows), rows / 3))))
-
-
-def _correct_for_blocks(dependences: NDArray[np.float64], block_length: int, size: int) -> NDArray[np.float64]:
-    """Factors `(features,)` of at least 1 by which blocks make a sample stray less than a stream of `size` rows does.
-
-    Rows on both sides of a cut do not know of each other: the variance of a mean lacks the share
-    `dependence / block_length`, where a whole stream lacks `dependence / size`. A share is bounded at a half.
-    """
-    in_blocks = np.minimum(dependences / min(block_length, size), 0.5)
-    in_stream = np.minimum(dependences / size, 0.5)
-    return np.asarray(np.sqrt((1 - in_stream) / (1 - in_blocks)))
-
-
-def _measure_memory(series: NDArray[np.float64]) -> float:
-    rows = len(series)
-    run = max(5, int(np.ceil(np.sqrt(np.log10(rows)))))
-    highest = min(int(np.ceil(np.sqrt(rows))) + run, rows - 1)
-    covariances = _autocovariances(series, 2 * highest)
-    if covariances[0] <= 1e-12:
-        return 0.0
-    # The bandwidth is twice the lag after which `run` autocorrelations in a row are not significant.
-    significant = np.abs(covariances[1 : highest + 1] / covariances[0]) >= 2 * np.sqrt(np.log10(rows) / rows)
-    last = highest
-    for lag in range(highest - run + 1):
-        if not significant[lag : lag + run].any():
-            last = lag
-            break
-    bandwidth = 2 * max(last, 1)
-    lags = np.arange(1, min(bandwidth, len(covariances) - 1) + 1)
-    weighted = np.clip(2 * (1 - lags / bandwidth), 0, 1) * covariances[lags]
-    total = covariances[0] + 2 * np.sum(weighted)
-    return float(np.abs(2 * np.sum(lags * weighted)) / total) if total > 0 else 0.0
-
-
-def _estimate_scales(distances: NDArray[np.float64], block_length: int, rows: int) -> NDArray[np.float64]:
-    """How far each feature strays by itself, `(features,)`, from `distances (samples, features)`.
-
-    The means over the samples, in logarithms and drawn towards their common mean as far as their differences may be
-    chance (Efron and Morris 1975): alike features share one scale, which is better known than that of each, and
-    unlike ones keep their own. The chance part is the variance of a standard deviation estimated with blocks,
-    `block_length / (3 * rows)`, and that of a mean over samples.
-    """
-    scales = distances.mean(axis=0)
-    moving = scales > 0
-    if moving.sum() < 2:
-        return np.asarray(scales)
-    logarithms = np.log(scales[moving])
-    chance = block_length / (3 * rows) + np.mean((distances.std(axis=0)[moving] / scales[moving]) ** 2) / len(distances)
-    spread = np.var(logarithms, ddof=1)
-    kept = max(0.0, 1 - chance / spread) if spread > 0 else 0.0
-    scales[moving] = np.exp(logarithms.mean() + kept * (logarithms - logarithms.mean()))
-    return np.asarray(scales)
-
-
-def _autocovariances(series: NDArray[np.float64], lags: int) -> NDArray[np.float64]:
-    """Autocovariances of `series (rows,)` at lags 0 to `lags`, by the Fourier transform."""
-    rows = len(series)
-    length = 1 << (2 * rows - 1).bit_length()
-    spectrum = np.fft.rfft(series - series.mean(), length)
-    return np.asarray(np.fft.irfft(np.abs(spectrum) ** 2, length)[: min(lags, rows - 1) + 1] / rows)
-
-
-def _calibrate(
-    bins: Sequence[NDArray[np.int64]],
-    counts: Sequence[NDArray[np.int64]],
-    size: int,
-    block_length: int,
-    target_rate: float,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Thresholds `(features,)` for windows of `size` rows beside a reference that is taken as exact."""
-    rows = len(bins[0])
-    length = min(block_length, size)
-    distances = np.empty((RESAMPLES, len(bins)))
-    step = max(1, RESAMPLED_VALUES // size)
-    for first in range(0, RESAMPLES, step):
-        samples = min(step, RESAMPLES - first)
-        starts = rng.integers(0, rows, size=(samples, -(-size // length), 1))
-        drawn = ((starts + np.arange(length)).reshape(samples, -1)[:, :size]) % rows
-        for index, (column, expected) in enumerate(zip(bins, counts, strict=True)):
-            width = len(expected)
-            flat = column[drawn] + width * np.arange(samples)[:, np.newaxis]
-            found = np.bincount(flat.ravel(), minlength=samples * width).reshape(samples, width)
-            gaps = np.cumsum(found, axis=1) / size - np.cumsum(expected) / rows
-            locations = found @ build_ridits(expected) / size - 0.5
-            distances[first : first + samples, index] = np.maximum(
-                np.abs(gaps).max(axis=1), RANKS_A_SD * np.abs(locations)
-            )
-    scale = _estimate_scales(distances, block_length, rows)
-    # A constant feature never strays: its scale and threshold are zero, and any other value is a difference.
-    relative = np.divide(distances, scale, out=np.zeros_like(distances), where=scale > 0)
-    limit = np.quantile(relative.max(axis=1), 1 - target_rate)
-    return np.asarray(limit * scale)
 
 
 def bin_index(feature: ReferenceFeature, values: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -1,28 +1,32 @@
 """The model registry: which versions there are, which one is in Production, and their files.
 
-Needs `mlflow-skinny` only. Stages are MLflow's own words; changes of stage are made by `core.promotion` alone.
+Needs `mlflow-skinny` only, and loads it for what needs more than a call or two of the server's REST API: registering a
+version and fetching its files. Stages are MLflow's own words; changes of stage are made by `core.stage_moves` alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from typing import TYPE_CHECKING, cast
 
 from core.errors import ModelVersionNotFound
-from core.mlflow_client import build_client, is_missing, is_present_already, reaching, without_stage_warning
+from core.mlflow_rest import Document, MlflowRest, RefusedByMlflow
 from core.names import check_name
 
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
 PRODUCTION_STAGE = "Production"
+STAGING_STAGE = "Staging"
+ARCHIVED_STAGE = "Archived"
 PRODUCTION_ALIAS = "production"
 """Mirrors stage Production, for MLflow's newer pages and clients."""
 
 _TIMEOUT_S = 10
 _MODELS_A_CALL = 1000
+_VERSIONS_A_CALL = 1000
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,12 @@ class RegisteredVersion:
 class Standing:
     """What the registry says of a model: its version in stage Production, and the one that the alias names.
 
-    Of several versions in Production the highest counts, as it does for MLflow's `models:/<model>/Production`.
+    Of several versions in a stage the highest counts, as it does for MLflow's `models:/<model>/Production`.
     """
 
     production: int | None
     alias: int | None
+    staging: int | None = None
 
     @property
     def is_aligned(self) -> bool:
@@ -62,32 +67,43 @@ class Registry:
 
     def __init__(self, tracking_uri: str) -> None:
         self._uri = tracking_uri
-        self._client = build_client(tracking_uri, _TIMEOUT_S)
+        self._rest = MlflowRest(tracking_uri, _TIMEOUT_S)
 
     def load_versions(self, model: str) -> list[RegisteredVersion]:
         """All versions of the model, newest first; none if the registry does not know the model."""
         check_name("model", model)
-        found: list[ModelVersion] = []
-        token: str | None = None
-        with reaching(self._uri):
-            while True:
-                page = self._client.search_model_versions(f"name = '{model}'", page_token=token)
-                found.extend(page)
-                token = page.token
-                if not token:
-                    return sorted((_build(entity) for entity in found), key=lambda one: one.version, reverse=True)
+        found = self._search("model-versions", "model_versions", _VERSIONS_A_CALL, f"name = '{model}'")
+        return sorted((_build(entity) for entity in found), key=lambda one: one.version, reverse=True)
+
+    def load_all_versions(self) -> list[RegisteredVersion]:
+        """All versions of all models, also of those that are no workload's."""
+        return [_build(entity) for entity in self._search("model-versions", "model_versions", _VERSIONS_A_CALL)]
+
+    def load_versions_from(self, owner: str) -> list[RegisteredVersion]:
+        """The versions whose source names this run or logged model, by its id."""
+        found = self._search("model-versions", "model_versions", _VERSIONS_A_CALL, f"source_path LIKE '%{owner}%'")
+        return [_build(entity) for entity in found]
+
+    def load_aliases(self) -> dict[tuple[str, int], list[str]]:
+        """The aliases of every version that has one, by model and version."""
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for entity in self._search("registered-models", "registered_models", _MODELS_A_CALL):
+            for one in _list(entity, "aliases"):
+                aliases.setdefault((str(entity["name"]), int(str(one["version"]))), []).append(str(one["alias"]))
+        return aliases
 
     def get_version(self, model: str, version: int) -> RegisteredVersion:
         """That version; raises ModelVersionNotFound, naming those that exist."""
         check_name("model", model)
-        with self._finding(model, version), reaching(self._uri):
-            return _build(self._client.get_model_version(model, str(version)))
+        with self._finding(model, version):
+            found = self._rest.get("model-versions/get", name=model, version=version)
+        return _build(_get(found, "model_version"))
 
     def find_production(self, model: str) -> RegisteredVersion | None:
         """The version in stage Production, the highest if a person left several there."""
         check_name("model", model)
         entity = self._find_model(model)
-        return None if entity is None else _find_production(entity)
+        return None if entity is None else _find_in_stage(entity, PRODUCTION_STAGE)
 
     def load_production_versions(self) -> dict[str, int]:
         """The version in Production of every model that has one: one call for each thousand models."""
@@ -99,15 +115,8 @@ class Registry:
 
     def load_standings(self) -> dict[str, Standing]:
         """The standing of every registered model: one call for each thousand models."""
-        standings: dict[str, Standing] = {}
-        token: str | None = None
-        with reaching(self._uri):
-            while True:
-                page = self._client.search_registered_models(max_results=_MODELS_A_CALL, page_token=token)
-                standings.update({entity.name: _build_standing(entity) for entity in page})
-                token = page.token
-                if not token:
-                    return standings
+        found = self._search("registered-models", "registered_models", _MODELS_A_CALL)
+        return {str(entity["name"]): _build_standing(entity) for entity in found}
 
     def load_standing(self, model: str) -> Standing:
         """The standing of one model; empty if the registry does not know it."""
@@ -120,59 +129,99 @@ class Registry:
 
         `source` is a logged model (`models:/m-…`) or the address of its files.
         """
+        # The library finds the files behind either form of address. Its import takes seconds.
+        from core.mlflow_client import build_client, reaching
+
         check_name("model", model)
+        try:
+            self._rest.post("registered-models/create", name=model)
+        except RefusedByMlflow as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        client = build_client(self._uri, _TIMEOUT_S)
         with reaching(self._uri):
-            try:
-                self._client.create_registered_model(model)
-            except MlflowException as error:
-                if not is_present_already(error):
-                    raise
             # With the logged model's id its page and the run's link the version.
             logged = source.removeprefix("models:/") if source.startswith("models:/m-") else None
-            entity = self._client.create_model_version(
+            entity = client.create_model_version(
                 model, source, run_id, dict(tags), await_creation_for=0, model_id=logged
             )
-            return _build(entity)
+        return self.get_version(model, int(entity.version))
 
     def delete_version(self, model: str, version: int) -> None:
         """Take the version out of the registry; its run and files stay. Raises ModelVersionNotFound."""
         check_name("model", model)
-        with self._finding(model, version), reaching(self._uri):
-            self._client.delete_model_version(model, str(version))
+        with self._finding(model, version):
+            self._rest.delete("model-versions/delete", name=model, version=str(version))
 
     def download(self, model: str, version: int, folder: Path) -> None:
         """Fetch the version's files into `folder`, which exists and is empty, through the tracking server's proxy.
 
         Raises ModelVersionNotFound. Whether the files are complete is for `core.model_directory` to check.
         """
-        check_name("model", model)
-        with self._finding(model, version), reaching(self._uri):
-            source = self._client.get_model_version_download_uri(model, str(version))
-        with reaching(self._uri):
-            files = get_artifact_repository(source, tracking_uri=self._uri)
+        with self._opening_files(model, version) as files:
             files.download_artifacts("", dst_path=str(folder))  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+
+    def download_file(self, model: str, version: int, path: str, folder: Path) -> bool:
+        """Fetch one of the version's files into `folder`; whether the version has it. Raises ModelVersionNotFound."""
+        with self._opening_files(model, version) as files:
+            if path not in {entry.path for entry in files.list_artifacts("")}:
+                return False
+            files.download_artifacts(path, dst_path=str(folder))  # type: ignore[no-untyped-call]  # MLflow leaves it untyped
+        return True
 
     def move_to_production(self, model: str, version: int) -> None:
         """Put the version in stage Production and archive the others there, in one step of MLflow's."""
-        with self._finding(model, version), reaching(self._uri), without_stage_warning():
-            self._client.transition_model_version_stage(
-                model, str(version), PRODUCTION_STAGE, archive_existing_versions=True
+        self.move_to_stage(model, version, PRODUCTION_STAGE)
+
+    def move_to_stage(self, model: str, version: int, stage: str) -> None:
+        """Put the version in that stage; one that takes Production archives those that are there, in the same step."""
+        with self._finding(model, version):
+            self._rest.post(
+                "model-versions/transition-stage",
+                name=model,
+                version=str(version),
+                stage=stage,
+                archive_existing_versions=stage == PRODUCTION_STAGE,
             )
 
     def set_alias(self, model: str, version: int | None) -> None:
         """Let alias `production` name the version, or nothing."""
-        with reaching(self._uri):
-            if version is None:
-                self._client.delete_registered_model_alias(model, PRODUCTION_ALIAS)
-            else:
-                self._client.set_registered_model_alias(model, PRODUCTION_ALIAS, str(version))
+        if version is None:
+            self._rest.delete("registered-models/alias", name=model, alias=PRODUCTION_ALIAS)
+        else:
+            self._rest.post("registered-models/alias", name=model, alias=PRODUCTION_ALIAS, version=str(version))
 
-    def _find_model(self, model: str) -> RegisteredModel | None:
+    @contextmanager
+    def _opening_files(self, model: str, version: int) -> "Iterator[ArtifactRepository]":
+        """The version's files, where MLflow keeps them."""
+        check_name("model", model)
+        with self._finding(model, version):
+            found = self._rest.get("model-versions/get-download-uri", name=model, version=version)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        from core.mlflow_client import build_client, reaching
+
+        # Its settings count for the library's own calls below.
+        build_client(self._uri, _TIMEOUT_S)
+        with reaching(self._uri):
+            yield get_artifact_repository(str(found["artifact_uri"]), tracking_uri=self._uri)
+
+    def _search(self, subject: str, member: str, most_a_call: int, matching: str | None = None) -> list[Document]:
+        """What the search for `subject` finds, of all pages; `member` is where the answer has it."""
+        found: list[Document] = []
+        token: str | None = None
+        while True:
+            page = self._rest.get(f"{subject}/search", filter=matching, max_results=most_a_call, page_token=token)
+            found += _list(page, member)
+            token = _find_text(page, "next_page_token")
+            if token is None:
+                return found
+
+    def _find_model(self, model: str) -> Document | None:
         try:
-            with reaching(self._uri):
-                return self._client.get_registered_model(model)
-        except MlflowException as error:
-            if not is_missing(error):
+            return _get(self._rest.get("registered-models/get", name=model), "registered_model")
+        except RefusedByMlflow as error:
+            if not error.is_missing:
                 raise
             return None
 
@@ -180,31 +229,51 @@ class Registry:
     def _finding(self, model: str, version: int) -> Iterator[None]:
         try:
             yield
-        except MlflowException as error:
-            if not is_missing(error):
+        except RefusedByMlflow as error:
+            if not error.is_missing:
                 raise
             existing = [str(one.version) for one in self.load_versions(model)]
             raise ModelVersionNotFound(model, str(version), existing) from error
 
 
-def _build(entity: ModelVersion) -> RegisteredVersion:
+def _build(entity: Document) -> RegisteredVersion:
     return RegisteredVersion(
-        model=entity.name,
-        version=int(entity.version),
-        stage=entity.current_stage or "None",
-        run_id=entity.run_id or "",
-        source=entity.source or "",
-        created_at=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
-        tags=dict(entity.tags),
+        model=str(entity["name"]),
+        version=int(str(entity["version"])),
+        stage=_find_text(entity, "current_stage") or "None",
+        run_id=_find_text(entity, "run_id") or "",
+        source=_find_text(entity, "source") or "",
+        created_at=datetime.fromtimestamp(int(str(entity["creation_timestamp"])) / 1000, UTC),
+        tags={str(tag["key"]): str(tag.get("value", "")) for tag in _list(entity, "tags")},
     )
 
 
-def _find_production(entity: RegisteredModel) -> RegisteredVersion | None:
-    versions = [_build(version) for version in entity.latest_versions if version.current_stage == PRODUCTION_STAGE]
-    return max(versions, key=lambda one: one.version, default=None)
+def _find_in_stage(entity: Document, stage: str) -> RegisteredVersion | None:
+    versions = [_build(version) for version in _list(entity, "latest_versions")]
+    return max((one for one in versions if one.stage == stage), key=lambda one: one.version, default=None)
 
 
-def _build_standing(entity: RegisteredModel) -> Standing:
-    production = _find_production(entity)
-    alias = entity.aliases.get(PRODUCTION_ALIAS)
-    return Standing(None if production is None else production.version, None if alias is None else int(alias))
+def _build_standing(entity: Document) -> Standing:
+    production, staging = (_find_in_stage(entity, stage) for stage in (PRODUCTION_STAGE, STAGING_STAGE))
+    aliases = {str(one["alias"]): int(str(one["version"])) for one in _list(entity, "aliases")}
+    return Standing(
+        production=None if production is None else production.version,
+        alias=aliases.get(PRODUCTION_ALIAS),
+        staging=None if staging is None else staging.version,
+    )
+
+
+# MLflow leaves out of a document what is empty.
+
+
+def _get(document: Document, name: str) -> Document:
+    return cast(Document, document[name])
+
+
+def _list(document: Document, name: str) -> Sequence[Document]:
+    return cast(Sequence[Document], document.get(name, ()))
+
+
+def _find_text(document: Document, name: str) -> str | None:
+    found = document.get(name)
+    return str(found) if found else None

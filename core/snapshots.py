@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from core.data_errors import SnapshotNotFound, SnapshotRejected
-from core.tables import snapshots
+from core.tables.data import snapshots
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,8 +104,9 @@ def get_snapshot(connection: Connection, digest: str) -> Snapshot:
 
 
 def find_snapshot(connection: Connection, digest: str) -> Snapshot | None:
-    """The record of a snapshot, if there is one."""
-    row = connection.execute(select(snapshots).where(snapshots.c.digest == digest)).one_or_none()
+    """The record of a snapshot, if there is one whose file was not removed."""
+    is_there = (snapshots.c.digest == digest) & snapshots.c.removed_at.is_(None)
+    row = connection.execute(select(snapshots).where(is_there)).one_or_none()
     if row is None:
         return None
     return Snapshot(

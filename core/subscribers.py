@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from core.tables import subscribers
+from core.tables.data import subscribers
 
 SEEN_WITHIN_S = 30.0
 """A subscriber that has said nothing for so long is taken for gone; it says something every few seconds."""

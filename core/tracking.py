@@ -4,16 +4,18 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from core.errors import ArtifactNotFound, TrackingUnavailable
 from core.mlflow_client import build_client, is_missing, is_present_already, reaching
+from core.training_errors import RunRejected
 
 TRAINING_TAG = "millrace.training_id"
 ATTEMPT_TAG = "millrace.attempt"
@@ -22,6 +24,7 @@ SNAPSHOT_TAG = "millrace.snapshot_digest"
 VERSION_NAME_TAG = "millrace.version_name"
 VARIANT_TAG = "millrace.variant"
 CODE_TAG = "millrace.code_version"
+ERROR_TAG = "millrace.error"
 
 _TRAINING_PARAMETER = "training"
 """The MLproject's parameter that names the training; MLflow logs it before the entry point starts."""
@@ -30,8 +33,10 @@ _FILES = "mlflow-artifacts:/snapshots"
 _TIMEOUT_S = 300
 # MLflow's own limits.
 _METRICS_A_CALL = 1000
+_DAY_S = 86_400
 _PARAMETERS_A_CALL = 100
 _DIGEST_CHARS = 36
+_LONGEST_ERROR = 5000
 
 
 class Tracking:
@@ -75,26 +80,63 @@ class Tracking:
         self.set_tags(run_id, tags)
         return run_id
 
+    def adopt_run(self, run_id: str, experiment: str, training_id: str) -> None:
+        """Make a person's own run that of the training; raises RunRejected for one that cannot be.
+
+        It has to be a running one of the experiment that no training has yet.
+        """
+        with reaching(self._uri):
+            try:
+                run = self._client.get_run(run_id)
+            except MlflowException as error:
+                if not is_missing(error):
+                    raise
+                raise RunRejected(run_id, "there is no such run") from error
+            of_model = self._client.get_experiment_by_name(experiment)
+        if of_model is None or run.info.experiment_id != of_model.experiment_id:
+            raise RunRejected(
+                run_id, f"it is not in the experiment {experiment!r}; give --experiment-name {experiment}"
+            )
+        if run.info.status != "RUNNING":
+            raise RunRejected(run_id, f"its status is {run.info.status}, a running one is needed")
+        if TRAINING_TAG in run.data.tags:
+            raise RunRejected(run_id, f"it belongs to training {run.data.tags[TRAINING_TAG]}")
+        self.set_tags(run_id, {TRAINING_TAG: training_id, CAUSE_TAG: "project"})
+
+    def fail_run(self, run_id: str, reason: str) -> None:
+        """End the run as FAILED, with the reason as a tag."""
+        self.set_tags(run_id, {ERROR_TAG: reason[:_LONGEST_ERROR]})
+        self.finish_run(run_id, "FAILED")
+
     def finish_run(self, run_id: str, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         with reaching(self._uri):
             self._client.set_terminated(run_id, status)
 
-    def reap_runs(self, experiment: str, training_id: str) -> list[str]:
-        """End as KILLED what still counts as running of a training that is over; returns the runs' ids.
+    def reap_runs(self, experiment: str, training_id: str, finished_run_id: str | None = None) -> list[str]:
+        """End what still counts as running of a training whose processes are gone; returns the runs' ids.
 
-        Found by our tag, and by the MLproject's parameter for a run whose environment failed before our code ran.
+        Runs and their child runs end as KILLED, but for `finished_run_id` and its own, which did all their work: as
+        FINISHED, also where it was ended as killed before a later attempt carried its verdict out. Found by our tag,
+        and by the MLproject's parameter for a run whose environment failed before our code ran.
         """
         reaped: dict[str, None] = {}
         with reaching(self._uri):
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 return []
+            owned: dict[str, str] = {}
             for mark in (f"tags.`{TRAINING_TAG}`", f"params.`{_TRAINING_PARAMETER}`"):
-                is_left = f"{mark} = '{training_id}' and attributes.status = 'RUNNING'"
-                for run in self._client.search_runs([found.experiment_id], is_left):
-                    self._client.set_terminated(run.info.run_id, "KILLED")
-                    reaped[run.info.run_id] = None
+                for run in self._client.search_runs([found.experiment_id], f"{mark} = '{training_id}'"):
+                    owned[run.info.run_id] = run.info.status
+            for run_id, status in owned.items():
+                is_child = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}' and attributes.status = 'RUNNING'"
+                children = self._client.search_runs([found.experiment_id], is_child)
+                end = "FINISHED" if run_id == finished_run_id else "KILLED"
+                is_left = status == "RUNNING" or (run_id == finished_run_id and status != end)
+                for one in [*(child.info.run_id for child in children), *([run_id] if is_left else [])]:
+                    self._client.set_terminated(one, end)
+                    reaped[one] = None
         return list(reaped)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -119,9 +161,21 @@ class Tracking:
             run_id, [(name, value, step) for name, values in history.items() for step, value in enumerate(values, 1)]
         )
 
+    def log_daily_metric(self, run_id: str, name: str, values: Sequence[tuple[datetime, float]]) -> None:
+        """Log one value a day, under the day's own time and the number of days since 1970 as its step.
+
+        The same again adds nothing.
+        """
+        self._log_entries(
+            run_id,
+            [Metric(name, value, int(at.timestamp() * 1000), int(at.timestamp() // _DAY_S)) for at, value in values],
+        )
+
     def _log(self, run_id: str, values: Sequence[tuple[str, float, int]]) -> None:
         now_ms = int(time.time() * 1000)
-        entries = [Metric(name, value, now_ms, step) for name, value, step in values]
+        self._log_entries(run_id, [Metric(name, value, now_ms, step) for name, value, step in values])
+
+    def _log_entries(self, run_id: str, entries: Sequence[Metric]) -> None:
         with reaching(self._uri):
             for first in range(0, len(entries), _METRICS_A_CALL):
                 self._client.log_batch(run_id, metrics=entries[first : first + _METRICS_A_CALL])

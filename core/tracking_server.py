@@ -25,7 +25,7 @@ def build_server_command(settings: Settings, database_url: str) -> tuple[list[st
     holds a password, goes through the environment: everyone on the machine can read a command line.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", "--workers", "1"]
-    command += ["--host", settings.host, "--port", str(settings.tracking_port)]
+    command += ["--host", settings.private_host, "--port", str(settings.tracking_port)]
     command += ["--artifacts-destination", settings.artifacts]
     environment = {
         **os.environ,
@@ -49,9 +49,15 @@ def find_tracking_store_url(settings: Settings, database_url: str) -> str:
 
 
 def is_tracking_ready(uri: str) -> bool:
-    """Whether a tracking server answers at this address; waits two seconds at most."""
+    """Whether a tracking server answers at this address; waits two seconds at most.
+
+    The address may be that of the door, which asks for the token that MLflow's own clients send.
+    """
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{uri}/health", headers=headers)  # noqa: S310  # http(s), by the settings
     try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=_LOOK_TIMEOUT_S) as response:  # noqa: S310  # http(s), by the settings
+        with urllib.request.urlopen(request, timeout=_LOOK_TIMEOUT_S) as response:  # noqa: S310  # likewise
             return bool(response.status == 200)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False

@@ -1,14 +1,16 @@
 """The gate's verdicts, stored check by check."""
 
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from core.tables import verdicts
+from core.registry import PRODUCTION_STAGE
+from core.tables.versions import transitions, verdicts
 
 VerdictOutcome = Literal["promote", "keep", "insufficient_evidence", "refuse"]
 
@@ -30,6 +32,9 @@ class Verdict:
 
     `promote`: it takes Production. `keep`: the champion stays. `insufficient_evidence`: too few rows, the champion
     stays. `refuse`: a check that every version must pass failed.
+
+    `approver` is the role that has to approve before a version that may take Production does; None where the gate
+    decides alone.
     """
 
     model: str
@@ -38,6 +43,7 @@ class Verdict:
     outcome: VerdictOutcome
     reason: str
     checks: tuple[Check, ...]
+    approver: str | None = None
 
 
 def store_verdict(connection: Connection, verdict: Verdict, training_id: uuid.UUID | None) -> uuid.UUID:
@@ -53,6 +59,7 @@ def store_verdict(connection: Connection, verdict: Verdict, training_id: uuid.UU
             outcome=verdict.outcome,
             reason=verdict.reason,
             checks=[asdict(check) for check in verdict.checks],
+            approver=verdict.approver,
         )
     )
     return verdict_id
@@ -75,6 +82,7 @@ def _build(row: Row[tuple[object, ...]]) -> Verdict:
         outcome=row.outcome,
         reason=row.reason,
         checks=tuple(Check(**check) for check in row.checks),
+        approver=row.approver,
     )
 
 
@@ -82,6 +90,17 @@ def find_verdict(connection: Connection, verdict_id: uuid.UUID) -> Verdict | Non
     """The verdict with that id."""
     row = connection.execute(select(verdicts).where(verdicts.c.id == verdict_id)).first()
     return None if row is None else _build(row)
+
+
+def get_verdict(connection: Connection, verdict_id: uuid.UUID) -> Verdict:
+    """The verdict of that id, which another row names."""
+    return _build(connection.execute(select(verdicts).where(verdicts.c.id == verdict_id)).one())
+
+
+def load_verdicts_by_id(connection: Connection, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, StoredVerdict]:
+    """The verdicts of those ids."""
+    statement = select(verdicts).where(verdicts.c.id.in_(ids))
+    return {row.id: StoredVerdict(row.id, row.decided_at, _build(row)) for row in connection.execute(statement)}
 
 
 def load_verdicts(connection: Connection, model: str, limit: int = 50) -> list[StoredVerdict]:
@@ -103,14 +122,32 @@ def find_last_verdict(connection: Connection, model: str, version: int) -> Store
 
 
 def load_passed_versions(connection: Connection, model: str) -> list[int]:
-    """Versions that passed the gate, newest first; what target `latest` chooses from."""
-    statement = (
-        select(verdicts.c.version)
-        .where(verdicts.c.model == model, verdicts.c.outcome == "promote")
-        .distinct()
-        .order_by(verdicts.c.version.desc())
+    """Versions that passed the gate, newest first; what target `latest` chooses from.
+
+    One that a role has to approve counts once it took Production, and one that was rolled back from no longer does,
+    until it takes Production again.
+    """
+    return list(connection.scalars(build_passed_versions(model).order_by(verdicts.c.version.desc())))
+
+
+def build_passed_versions(model: str, at: datetime | None = None) -> Select[tuple[int]]:
+    """The query for what `load_passed_versions` answers, or for what it would have answered at that time."""
+    own = (transitions.c.model == model) & (transitions.c.state == "finished")
+    passed = (verdicts.c.model == model) & (verdicts.c.outcome == "promote")
+    if at is not None:
+        own &= transitions.c.finished_at <= at
+        passed &= verdicts.c.decided_at <= at
+    taken = func.max(transitions.c.id).filter(transitions.c.to_stage == PRODUCTION_STAGE)
+    took = select(taken).where(own, transitions.c.version == verdicts.c.version).correlate(verdicts).scalar_subquery()
+    was_rolled_back = (
+        select(transitions.c.id)
+        .where(own, transitions.c.cause == "rollback", transitions.c.previous_version == verdicts.c.version)
+        .where(transitions.c.id > func.coalesce(took, 0))
+        .correlate(verdicts)
+        .exists()
     )
-    return list(connection.scalars(statement))
+    may_serve = (verdicts.c.approver.is_(None) | took.is_not(None)) & ~was_rolled_back
+    return select(verdicts.c.version).where(passed, may_serve).distinct()
 
 
 def load_outcomes(connection: Connection, model: str) -> dict[int, VerdictOutcome]:

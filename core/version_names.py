@@ -9,7 +9,8 @@ from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from core.errors import ParameterRejected, VersionNameTaken
-from core.tables import trainings, version_names
+from core.tables.trainings import trainings
+from core.tables.versions import version_names
 from core.targets import LATEST, PRODUCTION
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)

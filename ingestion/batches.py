@@ -13,12 +13,14 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import pyarrow as pa
+from psycopg.sql import SQL, Literal
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from core.contract import Contract
 from core.data_errors import RowsRejected, SourceNotFound
 from core.errors import Fault
-from core.tables import rejected_rows, sources
+from core.outcome_joins import join_observations_by_id, join_observations_by_time
+from core.tables.data import rejected_rows, sources
 from ingestion.faults import RowFault
 from ingestion.files import TextRows
 from ingestion.json_rows import Entry, JsonReader, TextRow, read_line
@@ -90,7 +92,8 @@ class Batch:
 
     In a document, a key that comes twice with other values contradicts itself, and the later row is rejected, as in a
     file. Rows that only happen to be stored together have an order: there the last one under a key stands, whatever
-    batch it came in.
+    batch it came in. Rows that are `completed` from outcomes give way to what is stored by any other way, sample data
+    included.
     """
 
     raw: Sequence[bytes]
@@ -99,6 +102,7 @@ class Batch:
     name: str
     actor: str
     later_wins: bool = False
+    is_completed: bool = False
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -116,12 +120,19 @@ def store_batch(engine: Engine, contract: Contract, batch: Batch) -> BatchResult
     with engine.begin() as connection:
         lock_observations(connection, contract.model)
         prepare_table(connection, contract)
-        if any(table.num_rows for table in judged.tables):
+        if any(table.num_rows for table in judged.tables) and not batch.is_completed:
             remove_samples(connection, contract.model)
-        counts = _upsert(connection, contract, judged.tables, source_id)
+        counts = _upsert(connection, contract, judged.tables, source_id, is_completed=batch.is_completed)
         result = _build_result(source_id, judged, counts)
-        _store_source(connection, contract.model, batch, result)
-        _store_faults(connection, contract.model, source_id, judged.faults)
+        store_batch_source(
+            connection,
+            contract.model,
+            batch,
+            source_id,
+            state="imported" if result.rows_accepted else "rejected",
+            counts=(result.rows_new, result.rows_changed, result.rows_rejected),
+        )
+        store_faults(connection, contract.model, source_id, judged.faults)
     return result
 
 
@@ -151,7 +162,7 @@ def replay_rejected(engine: Engine, contract: Contract, source_id: UUID) -> Batc
         judged.reject(_find_contradictions(connection, contract, judged.tables))
         counts = _upsert(connection, contract, judged.tables, source_id)
         connection.execute(delete(rejected_rows).where(rejected_rows.c.source_id == source_id))
-        _store_faults(connection, contract.model, source_id, judged.faults)
+        store_faults(connection, contract.model, source_id, judged.faults)
         result = _build_result(source_id, judged, counts)
         connection.execute(
             update(sources)
@@ -266,17 +277,40 @@ def _find_contradictions(connection: Connection, contract: Contract, tables: Seq
     return found
 
 
-def _upsert(connection: Connection, contract: Contract, tables: Sequence[pa.Table], source_id: UUID) -> _Counts:
+def _upsert(
+    connection: Connection,
+    contract: Contract,
+    tables: Sequence[pa.Table],
+    source_id: UUID,
+    *,
+    is_completed: bool = False,
+) -> _Counts:
     counts = _Counts()
     for rows in _list_typed(contract, tables):
         make_partitions(connection, contract, rows)
-        new, changed = upsert_rows(connection, contract, rows, source_id)
+        new, changed = upsert_rows(connection, contract, rows, source_id, is_completed=is_completed)
         counts.new += new
         counts.changed += changed
         counts.unchanged += rows.count - new - changed
     # After all of them: a row of one group may be the step before one of another.
+    _join_outcomes(connection, contract, tables, source_id)
     counts.gaps = sum(count_missing_steps(connection, contract, rows) for rows in _list_typed(contract, tables))
     return counts
+
+
+def _join_outcomes(connection: Connection, contract: Contract, tables: Sequence[pa.Table], source_id: UUID) -> None:
+    """The rows are the outcomes of what was predicted under their keys."""
+    name = contract.key.time or contract.key.id
+    if name is None:
+        return
+    keys = [value for table in tables for value in table.column(name).to_pylist()]
+    if not keys:
+        return
+    if contract.key.time is not None:
+        join_observations_by_time(connection, contract, source_id, min(keys), max(keys))
+    else:
+        ids = SQL("SELECT unnest({}::text[])").format(Literal([str(key) for key in keys]))
+        join_observations_by_id(connection, contract, source_id, ids)
 
 
 def _list_typed(contract: Contract, tables: Sequence[pa.Table]) -> list[TypedRows]:
@@ -303,11 +337,21 @@ def _build_result(source_id: UUID, judged: _Judged, counts: _Counts) -> BatchRes
     )
 
 
-def _store_source(connection: Connection, model: str, batch: Batch, result: BatchResult) -> None:
+def store_batch_source(
+    connection: Connection,
+    model: str,
+    batch: Batch,
+    source_id: UUID,
+    *,
+    state: str,
+    counts: tuple[int, int, int],
+    brings: str = "observations",
+) -> None:
+    """Record the batch as a source, with its lines and the counts of new, changed and rejected rows."""
     content = b"\n".join(batch.raw) + b"\n"
     connection.execute(
         insert(sources).values(
-            id=result.source_id,
+            id=source_id,
             model=model,
             kind=batch.kind,
             form="rows",
@@ -315,18 +359,18 @@ def _store_source(connection: Connection, model: str, batch: Batch, result: Batc
             actor=batch.actor,
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
-            state="imported" if result.rows_accepted else "rejected",
-            rows_new=result.rows_new,
-            rows_changed=result.rows_changed,
-            rows_rejected=result.rows_rejected,
+            state=state,
+            rows_new=counts[0],
+            rows_changed=counts[1],
+            rows_rejected=counts[2],
+            brings=brings,
         )
     )
-    store_raw(
-        connection, result.source_id, (content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES))
-    )
+    store_raw(connection, source_id, (content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)))
 
 
-def _store_faults(connection: Connection, model: str, source_id: UUID, faults: Iterable[RowFault]) -> None:
+def store_faults(connection: Connection, model: str, source_id: UUID, faults: Iterable[RowFault]) -> None:
+    """Write what is wrong with rows of a source to `rejected_rows`."""
     rows = [
         {
             "model": model,

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, select, text
 from core.contract import Contract
 from core.data_errors import RowsRejected, WatchedFolderRefused
 from core.errors import Fault
-from core.tables import rejected_rows, sources
+from core.tables.data import rejected_rows, sources
 from ingestion.fault_log import KEPT_FAULTS
 from ingestion.importing import import_file
 

@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from core.contract import Contract
 from core.data_errors import RowsRejected
-from core.tables import rejected_rows, sources
+from core.outcome_joins import join_observations_by_id, join_observations_by_time
+from core.tables.data import rejected_rows, sources
 from ingestion.appending import Appending, OutOfOrder
 from ingestion.encodings import Encoding
 from ingestion.fault_log import SpooledFaults, spooling_faults
@@ -34,6 +35,7 @@ MAX_BYTES = 4 << 30
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and in all."""
+OnStored = Callable[[Connection, "ImportResult"], None]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def import_file(
     sheet: str | None = None,
     max_bytes: int = MAX_BYTES,
     source_id: UUID | None = None,
+    reuses_source: bool = False,
+    on_stored: OnStored | None = None,
     on_progress: Progress | None = None,
 ) -> ImportResult:
     """Import a CSV, XLSX, Parquet or JSON file in one transaction.
@@ -85,7 +89,9 @@ def import_file(
 
     The first import of another kind than `sample` replaces the sample data. A stream is read from where it stands.
     Imports of one model wait for each other. The source gets `source_id`, so that a caller who dies meanwhile can find
-    out later whether the import was stored.
+    out later whether the import was stored. With `reuses_source` a file whose bytes came before, and which changes
+    nothing, is no source of its own: the result names the earlier one. `on_stored` is called with the result in the
+    same transaction; what it raises leaves nothing of the import.
     """
     model = contract.model
     # The file is taken in before the transaction begins: a slow sender holds no lock.
@@ -97,8 +103,8 @@ def import_file(
         lock_observations(connection, model)
         prepare_table(connection, contract)
         source_id = source_id or uuid4()
-        origin = {"name": name, "actor": actor, "kind": kind, "sheet": sheet}
-        _store_source(connection, source_id, model, received, origin)
+        origin = {"name": name, "actor": actor, "kind": kind, "sheet": sheet, "brings": "observations"}
+        store_file_source(connection, source_id, model, received, origin)
         with connection.begin_nested() as attempt:
             replaced = 0 if kind == SAMPLE else remove_samples(connection, model)
             rows = _Import(connection, contract, received, sheet, source_id, faults, replaced, on_progress)
@@ -107,17 +113,22 @@ def import_file(
                 attempt.rollback()
         faults.store(connection, model, source_id)
         _close_source(connection, source_id, result)
+        if result is not None and reuses_source:
+            result = _reuse_source(connection, model, received, sheet, result)
+        if result is not None and on_stored is not None:
+            on_stored(connection, result)
     if result is None:
         raise RowsRejected(model, name, faults.kept, faults.total)
     return result
 
 
-def _store_source(
+def store_file_source(
     connection: Connection, source_id: UUID, model: str, received: Received, origin: Mapping[str, str | None]
 ) -> None:
     """Record the source, which takes the place of earlier ones of the same bytes, and those bytes unless they are kept.
 
-    A workbook's sheets are inputs of their own.
+    A workbook's sheets are inputs of their own, and so are outcomes. `origin` has name, actor, kind, sheet and what it
+    brings.
     """
     is_kept = has_raw(connection, model, received.sha256)
     connection.execute(
@@ -126,6 +137,7 @@ def _store_source(
             sources.c.model == model,
             sources.c.sha256 == received.sha256,
             sources.c.form == received.form,
+            sources.c.brings == origin["brings"],
             sources.c.sheet.is_not_distinct_from(origin["sheet"]),
             (sources.c.state == "rejected") | (sources.c.rows_rejected > 0),
             sources.c.replayed_at.is_(None),
@@ -159,6 +171,32 @@ def _close_source(connection: Connection, source_id: UUID, result: ImportResult 
         return
     lines = select(func.count(rejected_rows.c.line.distinct())).where(rejected_rows.c.source_id == source_id)
     connection.execute(statement.values(state="rejected", rows_rejected=lines.scalar_subquery()))
+
+
+def _reuse_source(
+    connection: Connection, model: str, received: Received, sheet: str | None, result: ImportResult
+) -> ImportResult:
+    """Take back the record of a source that changed nothing, if the same bytes were imported before."""
+    if result.rows_new or result.rows_changed or result.rows_rejected:
+        return result
+    earlier = connection.scalar(
+        select(sources.c.id)
+        .where(
+            sources.c.model == model,
+            sources.c.sha256 == received.sha256,
+            sources.c.form == received.form,
+            sources.c.sheet.is_not_distinct_from(sheet),
+            sources.c.encoding.is_not_distinct_from(received.encoding),
+            sources.c.state == "imported",
+            sources.c.id != result.source_id,
+        )
+        .order_by(sources.c.received_at)
+        .limit(1)
+    )
+    if earlier is None:
+        return result
+    connection.execute(delete(sources).where(sources.c.id == result.source_id))
+    return replace(result, source_id=earlier)
 
 
 @dataclass
@@ -230,7 +268,10 @@ class _Import:
         if self.faults.total:
             return None
         span = staging.find_span()
-        return self._conclude(heading, staging.merge(self.source_id), repeated, rejected, gaps, span)
+        counts = staging.merge(self.source_id)
+        if self.contract.key.time is None and self.contract.key.id is not None:
+            join_observations_by_id(self.connection, self.contract, self.source_id, staging.select_ids())
+        return self._conclude(heading, counts, repeated, rejected, gaps, span)
 
     def _settle_repeated_keys(self, staging: Staging) -> int:
         """Note rows whose key an earlier row has; how many were taken out, where that does not refuse the file."""
@@ -280,6 +321,8 @@ class _Import:
         gaps: GapReport,
         span: tuple[datetime | None, datetime | None],
     ) -> ImportResult:
+        if span[0] is not None and span[1] is not None:
+            join_observations_by_time(self.connection, self.contract, self.source_id, span[0], span[1])
         return ImportResult(
             source_id=self.source_id,
             rows_new=counts.new,

@@ -28,11 +28,12 @@ class Feed:
 
 @dataclass(frozen=True)
 class MessageRow:
-    """One message as a line of a batch: `raw` is kept, `entry` is stored or rejected."""
+    """One message as a line of a batch: `raw` is kept, `entry` is stored or rejected, as what the feed brings."""
 
     model: str
     raw: bytes
     entry: Entry
+    brings: str = "observations"
 
 
 class MessageReader:
@@ -86,12 +87,12 @@ def _build_row(feed: Feed, levels: Mapping[str, str], topic: str, payload: bytes
     entry = read if isinstance(read, RowFault) else _add_levels(feed, read, levels, arrived_at)
     try:
         kept |= {"fault": entry.rule} if isinstance(entry, RowFault) else {"row": entry}
-        return MessageRow(feed.contract.model, orjson.dumps(kept), entry)
+        return MessageRow(feed.contract.model, orjson.dumps(kept), entry, feed.subscription.brings)
     except TypeError as error:
         # Half of a surrogate pair, which JSON can write and no text can hold.
         fault = RowFault(None, "", show_bytes(payload), f"text of Unicode characters is needed ({error})")
         raw = orjson.dumps({"topic": show_bytes(topic.encode()), "payload": show_bytes(payload), "fault": fault.rule})
-        return MessageRow(feed.contract.model, raw, fault)
+        return MessageRow(feed.contract.model, raw, fault, feed.subscription.brings)
 
 
 def _read_payload(subscription: Subscription, text: str) -> JsonRow | RowFault:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import psycopg
@@ -23,6 +23,7 @@ from ingestion.batches import Batch, store_batch
 from ingestion.broker_connection import Broker, BrokerConnection, Message
 from ingestion.faults import RowFault
 from ingestion.messages import Feed, MessageReader, MessageRow
+from ingestion.outcomes import OUTCOMES, store_outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Subscriber:
                 return
 
     def _store(self, held: Sequence[tuple[Message, datetime]]) -> None:
-        rows: dict[str, list[MessageRow]] = {}
+        rows: dict[tuple[str, str], list[MessageRow]] = {}
         for message, arrived_at in held:
             found = self._reader.read(message.topic, message.payload, arrived_at)
             if not found:
@@ -134,11 +135,12 @@ class Subscriber:
                 self.taken.unknown += 1
                 logger.warning("no workload declares topic %r; its message is acknowledged and not kept", message.topic)
             for row in found:
-                rows.setdefault(row.model, []).append(row)
-        for model, of_model in rows.items():
-            self._store_rows(self._contracts[model], of_model)
+                rows.setdefault((row.model, row.brings), []).append(row)
+        for (model, _), alike in rows.items():
+            self._store_rows(self._contracts[model], alike)
 
     def _store_rows(self, contract: Contract, rows: Sequence[MessageRow]) -> None:
+        """Store rows that bring the same."""
         batch = Batch(
             raw=[row.raw for row in rows],
             entries=[row.entry for row in rows],
@@ -148,7 +150,7 @@ class Subscriber:
             later_wins=True,
         )
         try:
-            result = store_batch(self.engine, contract, batch)
+            taken = self._store_batch(contract, batch, rows[0].brings)
         except (DBAPIError, psycopg.Error) as error:
             is_hopeless = len(rows) == 1 and isinstance(rows[0].entry, RowFault)
             if is_hopeless or not _is_refusal(error):
@@ -160,15 +162,24 @@ class Subscriber:
                 self._store_rows(contract, rows[middle:])
                 return
             fault = RowFault(1, "", rows[0].raw[:1_000].decode(), f"the database does not take it: {_word(error)}")
-            self._store_rows(contract, [MessageRow(rows[0].model, rows[0].raw, fault)])
+            self._store_rows(contract, [replace(rows[0], entry=fault)])
             return
-        self.taken.rows_new += result.rows_new
-        self.taken.rows_rejected += result.rows_rejected
-        if result.rows_rejected:
-            first = result.rejected[0].to_fault()
-            logger.warning("%s: %s messages rejected, first %s", contract.model, result.rows_rejected, first)
+        rows_new, rows_rejected, faults = taken
+        self.taken.rows_new += rows_new
+        self.taken.rows_rejected += rows_rejected
+        if rows_rejected:
+            first = faults[0].to_fault()
+            logger.warning("%s: %s messages rejected, first %s", contract.model, rows_rejected, first)
+
+    def _store_batch(self, contract: Contract, batch: Batch, brings: str) -> tuple[int, int, Sequence[RowFault]]:
+        """New rows, rejected ones, and what is wrong with them."""
+        if brings == OUTCOMES:
+            outcomes = store_outcomes(self.engine, contract, batch)
+            return outcomes.outcomes_new, outcomes.outcomes_rejected, outcomes.rejected
+        result = store_batch(self.engine, contract, batch)
         if result.gaps:
             logger.info("%s: %s rows came without the step before them", contract.model, result.gaps)
+        return result.rows_new, result.rows_rejected, result.rejected
 
     def _report(self) -> None:
         now_s = time.monotonic()

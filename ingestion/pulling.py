@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from typing import BinaryIO, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, Row, select, text, update
+from sqlalchemy import Connection, Engine, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
 from core.contract import Contract
 from core.data_errors import RowsRejected
 from core.errors import MillraceError
+from core.job_queue import name_worker
 from core.settings import Settings
-from core.tables import pulls
+from core.tables.data import pulls
 from ingestion.fetching import Fetched, Validators, fetching
 from ingestion.importing import ImportResult, import_file
 from ingestion.quotes import fetch_quotes
@@ -35,7 +36,9 @@ class Pull:
     result: ImportResult | None
 
 
-def request_pull(connection: Connection, model: str, source: PulledSource, due_at: datetime | None) -> UUID | None:
+def request_pull(
+    connection: Connection, model: str, source: PulledSource, due_at: datetime | None, *, actor: str = _ACTOR
+) -> UUID | None:
     """Record that the source is to be pulled; None where it was recorded for that time already.
 
     What an earlier process began and never finished is marked as failed.
@@ -47,6 +50,7 @@ def request_pull(connection: Connection, model: str, source: PulledSource, due_a
         model=model,
         source=source.name,
         state="queued",
+        actor=actor,
         address_sha256=_digest(source.address),
         due_at=due_at,
     )
@@ -66,9 +70,12 @@ def pull_source(
 ) -> Pull:
     """Fetch the source and import what it has; the outcome is kept in `pulls`, the bytes under the source's record.
 
-    The same rows again change nothing. Raises RowsRejected, AddressRefused, ExtraMissing and PullFailed.
+    The same rows again change nothing. One that was cancelled before it began is not carried out.
+
+    Raises RowsRejected, AddressRefused, ExtraMissing and PullFailed.
     """
-    _close(engine, pull_id, state="running", finished_at=None)
+    if not _start(engine, pull_id):
+        return Pull(source.name, None)
     source_id = uuid4()
     try:
         with _opening(engine, settings, contract.model, source) as fetched:
@@ -134,6 +141,26 @@ def _load_validators(engine: Engine, model: str, source: PulledSource) -> Valida
     with engine.connect() as connection:
         row = connection.execute(query).first()
     return Validators(row.etag, row.last_modified) if row else Validators()
+
+
+def note_job(connection: Connection, pull_id: UUID, job_id: int) -> None:
+    """Note under which number the queue has the pull."""
+    connection.execute(update(pulls).where(pulls.c.id == pull_id).values(job_id=job_id))
+
+
+def fail_pull(connection: Connection, pull_id: UUID, reason: str) -> None:
+    """End a pull that cannot be begun."""
+    is_open = (pulls.c.id == pull_id) & pulls.c.state.in_(_OPEN)
+    ended = {"state": "failed", "reason": reason, "finished_at": datetime.now(UTC)}
+    connection.execute(update(pulls).where(is_open).values(ended))
+
+
+def _start(engine: Engine, pull_id: UUID) -> bool:
+    """Whether the pull is still to be carried out; then this process has begun it."""
+    begun = {"state": "running", "attempt": pulls.c.attempt + 1, "worker": name_worker(), "started_at": func.now()}
+    statement = update(pulls).where(pulls.c.id == pull_id, pulls.c.state.in_(_OPEN)).values(begun)
+    with engine.begin() as connection:
+        return connection.execute(statement.returning(pulls.c.id)).first() is not None
 
 
 def _digest(address: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exists, insert, select
 
 from core.contract import Contract
 from core.data_errors import ObservationNotFound
-from core.tables import source_pieces, sources
+from core.tables.data import source_pieces, sources
 from ingestion.store import (
     POSTGRES_TYPES,
     ROW_HASH,

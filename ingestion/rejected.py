@@ -1,7 +1,6 @@
 """Rejected rows: listed, exported for a spreadsheet, and replayed from their kept raw bytes after a fix."""
 
 import csv
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from tempfile import TemporaryFile
@@ -12,7 +11,8 @@ from sqlalchemy import Connection, Engine, Select, select
 
 from core.contract import Contract
 from core.data_errors import SourceNotFound
-from core.tables import rejected_rows, sources
+from core.spreadsheets import neutralise
+from core.tables.data import rejected_rows, sources
 from ingestion.batches import BatchResult, replay_rejected
 from ingestion.importing import ImportResult, import_file
 from ingestion.raw import read_raw
@@ -22,10 +22,6 @@ ROWS = "rows"
 
 _FETCH_ROWS = 1_000
 _HEADING = ("id", "rejected_at", "source", "source_id", "form", "line", "column", "value", "rule")
-# What spreadsheets take for the beginning of a formula, also behind what they drop, and in full width.
-# Source: OWASP, "CSV Injection".
-_FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -67,17 +63,19 @@ def export_rejected(connection: Connection, model: str, file: IO[str]) -> int:
     return count
 
 
-def neutralise(cell: str) -> str:
-    """The cell behind an apostrophe where a spreadsheet would compute it; a number stays one."""
-    return f"'{cell}" if cell.startswith(_FORMULA_MARKS) and not _NUMBER.fullmatch(cell) else cell
-
-
 def list_replayable(connection: Connection, model: str) -> list[UUID]:
-    """The refused files that were not replayed, and the batches with rejected rows; oldest first."""
+    """The refused files that were not replayed, and the batches with rejected rows; oldest first.
+
+    Outcomes are not among them: those that were rejected are sent again.
+    """
     has_rejected = select(rejected_rows.c.id).where(rejected_rows.c.source_id == sources.c.id).exists()
     is_refused = (sources.c.form == ROWS) | (sources.c.state == "rejected")
     query = select(sources.c.id).where(
-        sources.c.model == model, sources.c.replayed_at.is_(None), is_refused, has_rejected
+        sources.c.model == model,
+        sources.c.brings == "observations",
+        sources.c.replayed_at.is_(None),
+        is_refused,
+        has_rejected,
     )
     return list(connection.scalars(query.order_by(sources.c.received_at, sources.c.id)))
 

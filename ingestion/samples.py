@@ -3,7 +3,7 @@
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import Connection, select, update
 
-from core.tables import sources
+from core.tables.data import sources
 from ingestion.store import SOURCE, build_table_name, get_raw_connection
 
 SAMPLE = "sample"

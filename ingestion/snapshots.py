@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import pyarrow as pa
 from pyarrow import parquet
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func
 from sqlalchemy.dialects.postgresql import insert
 
 from core.contract import Contract
 from core.data_errors import SnapshotRejected
 from core.snapshots import FileStore, Snapshot, SnapshotDigest, describe_columns, find_snapshot, get_snapshot
-from core.tables import snapshots
+from core.tables.data import snapshots
 from ingestion.filling import GapFiller
 from ingestion.store import build_selection, get_raw_connection, has_table, list_key, lock_observations, prepare_table
 from ingestion.validation import ARROW_TYPES
@@ -148,5 +148,12 @@ def _record(engine: Engine, snapshot: Snapshot, query: SnapshotQuery, names: lis
         "filled_rows": filled_rows,
     }
     with engine.begin() as connection:
-        connection.execute(insert(snapshots).values(**asdict(snapshot), query=bounds).on_conflict_do_nothing())
+        statement = insert(snapshots).values(**asdict(snapshot), query=bounds)
+        # One whose file was removed is there again.
+        is_back = {"uri": snapshot.uri, "bytes": snapshot.bytes, "removed_at": None, "created_at": func.now()}
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["digest"], set_=is_back, where=snapshots.c.removed_at.is_not(None)
+            )
+        )
         return get_snapshot(connection, snapshot.digest)

@@ -202,6 +202,10 @@ class Staging:
             ).rowcount
         return Counts(new=new, changed=changed, unchanged=total - new - changed)
 
+    def select_ids(self) -> Composed:
+        """A query of the input's ids, where rows have one."""
+        return SQL("SELECT {} FROM {}").format(Identifier(self._contract.key.id or ""), _TABLE)
+
     def _make_partitions(self) -> None:
         if self._contract.key.time is None:
             return

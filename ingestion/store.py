@@ -239,6 +239,15 @@ def load_observations(
     return frame.astype({column.name: _PANDAS_TYPES[column.dtype] for column in contract.columns})
 
 
+def has_observations(connection: Connection, model: str) -> bool:
+    """Whether any row of the model is stored."""
+    if not has_table(connection, model):
+        return False
+    table = Identifier(build_table_name(model))
+    row = get_raw_connection(connection).execute(SQL("SELECT EXISTS (SELECT FROM {})").format(table)).fetchone()
+    return bool(row and row[0])
+
+
 def count_observations(connection: Connection, model: str) -> int:
     """How many rows of the model are stored."""
     if not has_table(connection, model):

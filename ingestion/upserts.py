@@ -47,10 +47,13 @@ def make_partitions(connection: Connection, contract: Contract, rows: TypedRows)
         create_partitions(connection, build_table_name(contract.model), at, at, interval)
 
 
-def upsert_rows(connection: Connection, contract: Contract, rows: TypedRows, source_id: UUID) -> tuple[int, int]:
+def upsert_rows(
+    connection: Connection, contract: Contract, rows: TypedRows, source_id: UUID, *, is_completed: bool = False
+) -> tuple[int, int]:
     """Insert rows of new keys and update rows that differ in one of `names`; how many of each.
 
-    Every key comes once, but for rows under their hash; the caller holds the model's rows.
+    With `is_completed` only rows are updated that were completed from outcomes themselves. Every key comes once, but
+    for rows under their hash; the caller holds the model's rows.
     """
     raw = get_raw_connection(connection)
     table = Identifier(build_table_name(contract.model))
@@ -76,7 +79,7 @@ def upsert_rows(connection: Connection, contract: Contract, rows: TypedRows, sou
         return new, 0
     assignments = [SQL("{name} = incoming.{name}").format(name=Identifier(name)) for name in [*rest, LINE]]
     changed = raw.execute(
-        SQL("UPDATE {} AS stored SET {}, {} = {} FROM {} WHERE {} AND {}").format(
+        SQL("UPDATE {} AS stored SET {}, {} = {} FROM {} WHERE {} AND {} AND {}").format(
             table,
             SQL(", ").join(assignments),
             Identifier(SOURCE),
@@ -84,6 +87,7 @@ def upsert_rows(connection: Connection, contract: Contract, rows: TypedRows, sou
             incoming,
             _match_key(contract, rows),
             _differ(rest),
+            _IS_COMPLETED if is_completed else SQL("true"),
         )
     ).rowcount
     return new, changed
@@ -140,6 +144,9 @@ def count_missing_steps(connection: Connection, contract: Contract, rows: TypedR
 _HASH = SQL("encode(sha256(convert_to(jsonb_strip_nulls(to_jsonb(incoming) - {})::text, 'UTF8')), 'hex')").format(
     Literal(LINE)
 )
+
+
+_IS_COMPLETED = SQL("EXISTS (SELECT FROM sources WHERE sources.id = stored.source_id AND sources.kind = 'outcome')")
 
 
 def _build_incoming(contract: Contract, columns: Mapping[str, Sequence[object]]) -> Composed:

@@ -1,18 +1,16 @@
 """Rows that come by themselves: the watched folder, and sources that are pulled by schedule."""
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from uuid import UUID
-from zoneinfo import ZoneInfo
-
-from croniter import croniter
 
 from core.connections import Connections
 from core.data_errors import PulledSourceNotFound
 from core.errors import MillraceError
 from core.job_queue import enqueue
 from ingestion.folder import take_files
-from ingestion.pulling import pull_source, request_pull
+from ingestion.pulling import fail_pull, note_job, pull_source, request_pull
+from jobs.clock import find_due
 from workloads.catalogue import get_workload, load_catalogue
 from workloads.declaration import PulledSource, Workload
 
@@ -39,13 +37,6 @@ def watch_folder(connections: Connections) -> None:
         logger.warning("watching waits", extra={"reason": error.sentence})
 
 
-def find_due(source: PulledSource, now: datetime) -> datetime:
-    """The last time at or before `now` at which the source was to be pulled, in UTC."""
-    local = now.astimezone(ZoneInfo(source.time_zone)) + timedelta(seconds=1)
-    due: datetime = croniter(source.cron, local).get_prev(datetime)
-    return due.astimezone(UTC)
-
-
 def schedule_pulls(connections: Connections, now: datetime) -> None:
     """Enqueue each source whose time has come, once for that time however many workers look.
 
@@ -59,9 +50,10 @@ def schedule_pulls(connections: Connections, now: datetime) -> None:
             continue
         for source in workload.pulled:
             with connections.engine.begin() as connection:
-                pull_id = request_pull(connection, model, source, find_due(source, now))
+                pull_id = request_pull(connection, model, source, find_due(source.cron, source.time_zone, now))
                 if pull_id is not None:
-                    enqueue(connection, "pull", model=model, source=source.name, pull_id=str(pull_id))
+                    job_id = enqueue(connection, "pull", model=model, source=source.name, pull_id=str(pull_id))
+                    note_job(connection, pull_id, job_id)
 
 
 def run_pull(connections: Connections, model: str, source: str, pull_id: UUID) -> None:
@@ -69,6 +61,12 @@ def run_pull(connections: Connections, model: str, source: str, pull_id: UUID) -
     try:
         workload = get_workload(model)
         declared = get_pulled_source(workload, source)
+    except MillraceError as error:
+        with connections.engine.begin() as connection:
+            fail_pull(connection, pull_id, error.sentence)
+        logger.warning("pull failed", extra={"model": model, "source": source, "reason": error.sentence})
+        return
+    try:
         pull = pull_source(connections.engine, connections.settings, workload.build_contract(), declared, pull_id)
     except MillraceError as error:
         logger.warning("pull failed", extra={"model": model, "source": source, "reason": error.sentence})

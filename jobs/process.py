@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,16 +12,26 @@ from core.supervision import build_guarded_command
 
 _GRACE_S = 5.0
 
+Watch = Callable[[int], Awaitable[None]]
+"""Told the number of the process that all others of the command descend from; what it raises ends the command."""
+
 
 async def run_child(
-    command: Sequence[str], environment: Mapping[str, str], *, folder: Path, log_path: Path, timeout_s: float
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path,
+    log_path: Path,
+    timeout_s: float,
+    watch: Watch | None = None,
 ) -> int:
     """Run a command in `folder` until it ends and return its exit code.
 
     The code is 128 + the number of the signal that killed it, and 127 where there is no such command.
 
     What it prints is appended to `log_path`. It runs under a guard, so that nothing of it outlives this process; it is
-    ended after `timeout_s` seconds (TimeoutError), and when the caller is cancelled.
+    ended after `timeout_s` seconds (TimeoutError), when `watch` raises (that error is raised), and when the caller is
+    cancelled.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -34,11 +44,23 @@ async def run_child(
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
+    waiting = asyncio.ensure_future(process.wait())
+    watching = asyncio.ensure_future(watch(process.pid)) if watch is not None else None
+    tasks = [task for task in (waiting, watching) if task is not None]
     try:
-        return await asyncio.wait_for(process.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if watching is not None and watching.done():
+                await watching
+            return await waiting
     finally:
-        if process.returncode is None:
-            await _end(process)
+        for task in tasks:
+            task.cancel()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            if process.returncode is None:
+                await _end(process)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -1,4 +1,7 @@
-"""The entry points of the MLproject file: what `mlflow run . -e NAME` starts, by hand or from the worker."""
+"""The entry points of the MLproject file: what `mlflow run . -e NAME` starts, by hand or from the worker.
+
+Each loads what it needs itself: TensorFlow takes longer to load than a check takes.
+"""
 
 import argparse
 import logging
@@ -15,8 +18,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from core.checks import fail_check, finish_check
 from core.connections import Connections
-from core.errors import MillraceError, NotReproduced, Unavailable
+from core.errors import AttemptSuperseded, MillraceError, NotReproduced, Unavailable
+from core.job_errors import TrainingEnded
 from core.local_platform import open_platform
 from core.logs import configure_logs
 from core.resolution import find_target_version
@@ -24,12 +29,8 @@ from core.settings import Settings, load_settings
 from core.snapshots import load_snapshot
 from core.trainings import CONTINUE, Training, get_training, hold_alive, request_training
 from ingestion.snapshots import create_snapshot
-from jobs.checking import run_check
+from jobs.checking import note_failed_check, run_check, run_report
 from jobs.training import prepare_attempt, settle_error
-from jobs.tuning import Search, tune, work_on_study
-from training.attempt import run_attempt
-from training.reproducing import reproduce_version
-from training.rescoring import log_rescore, rescore_version
 from workloads.catalogue import get_workload
 from workloads.declaration import Workload
 
@@ -78,6 +79,11 @@ def _build_parser() -> argparse.ArgumentParser:
             entry.add_argument("--worker", type=int, default=None, help=argparse.SUPPRESS)
             entry.add_argument("--run", default="", help=argparse.SUPPRESS)
             entry.add_argument("--snapshot", default="", help=argparse.SUPPRESS)
+        if name == "check":
+            # Set by the worker; by hand the check is no job.
+            entry.add_argument("--job", type=uuid.UUID, default=None, help=argparse.SUPPRESS)
+        if name == "report":
+            entry.add_argument("--finding", type=uuid.UUID, required=True)
         if name in ("evaluate", "reproduce"):
             entry.add_argument("--version", default="Production")
     return parser
@@ -132,6 +138,8 @@ def _train_by_hand(connections: Connections, workload: Workload, parameters: Map
 
 
 def _attempt(connections: Connections, workload: Workload, training: Training, *, attempt: int) -> None:
+    from training.attempt import run_attempt
+
     tracking = connections.tracking
     tags = {
         "millrace.training_id": str(training.id),
@@ -145,7 +153,13 @@ def _attempt(connections: Connections, workload: Workload, training: Training, *
     try:
         with TemporaryDirectory(prefix="millrace-training-") as folder:
             verdict = run_attempt(connections, workload, owned, run_id=run_id, folder=Path(folder))
-        status = "FINISHED"
+        with connections.engine.connect() as connection:
+            # One that only carried out the verdict of an earlier attempt leaves the training that attempt's run.
+            is_of_training = get_training(connection, training.id).run_id == run_id
+        status = "FINISHED" if is_of_training else "KILLED"
+    except (AttemptSuperseded, TrainingEnded):
+        status = "KILLED"
+        raise
     except MillraceError as error:
         settle_error(connections, owned, error)
         tracking.set_tags(run_id, {"millrace.error": error.sentence[:5000]})
@@ -158,6 +172,8 @@ def _attempt(connections: Connections, workload: Workload, training: Training, *
 
 
 def _tune(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    from jobs.tuning import Search, tune, work_on_study
+
     objectives = tuple(name for name in options.objectives.split(",") if name)
     if options.worker is not None:
         work_on_study(
@@ -198,6 +214,8 @@ def _tune(connections: Connections, workload: Workload, options: argparse.Namesp
 
 
 def _evaluate(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    from training.rescoring import log_rescore, rescore_version
+
     version = find_target_version(connections, workload.name, options.version)
     columns = _load_columns(connections, workload)
     with _started_run(connections, workload, "evaluate") as run_id:
@@ -211,6 +229,8 @@ def _evaluate(connections: Connections, workload: Workload, options: argparse.Na
 
 
 def _reproduce(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    from training.reproducing import reproduce_version
+
     version = find_target_version(connections, workload.name, options.version)
     found = reproduce_version(connections, workload, version)
     if not found.is_equal:
@@ -246,9 +266,25 @@ def _started_run(connections: Connections, workload: Workload, entry: str) -> It
         tracking.finish_run(run_id, status)
 
 
-def _check(connections: Connections, workload: Workload, _options: argparse.Namespace) -> None:
-    outcome = run_check(connections, workload)
+def _check(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    try:
+        # A check that was killed half-way and runs again counts once.
+        key = None if options.job is None else f"job {options.job}"
+        outcome = run_check(connections, workload, key=key)
+    except MillraceError as error:
+        if options.job is not None:
+            with connections.engine.begin() as connection:
+                fail_check(connection, options.job, error.sentence)
+            note_failed_check(connections, workload.name, f"job {options.job}", error.sentence)
+        raise
+    if options.job is not None:
+        with connections.engine.begin() as connection:
+            finish_check(connection, options.job, outcome.id)
     Console().print(f"{workload.name}: {outcome.outcome}, {'; '.join(outcome.reasons)}", markup=False)
+
+
+def _report(connections: Connections, workload: Workload, options: argparse.Namespace) -> None:
+    run_report(connections, workload, options.finding)
 
 
 ENTRIES: Mapping[str, Callable[[Connections, Workload, argparse.Namespace], None]] = {
@@ -258,6 +294,7 @@ ENTRIES: Mapping[str, Callable[[Connections, Workload, argparse.Namespace], None
     "reproduce": _reproduce,
     "retrain": _retrain,
     "check": _check,
+    "report": _report,
 }
 
 if __name__ == "__main__":

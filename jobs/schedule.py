@@ -1,8 +1,8 @@
 """What happens by the clock, and at start-up."""
 
 from core.connections import Connections
-from core.job_queue import enqueue
 from core.trainings import load_trainings, request_training
+from core.transitions import load_waiting
 from ingestion.store import count_observations
 from workloads.catalogue import load_catalogue
 
@@ -12,22 +12,17 @@ RECONCILE_CRON = "* * * * * */5"
 CHECK_CRON = "7 * * * *"
 """Every hour, a few minutes after its counts are complete."""
 
-
-def request_checks(connections: Connections) -> None:
-    """Enqueue a check of every workload that has a version in Production."""
-    production = connections.registry.load_production_versions()
-    with connections.engine.begin() as connection:
-        for model in load_catalogue():
-            if model in production:
-                enqueue(connection, "check", model=model)
+PROBATION_CRON = "* * * * *"
+"""Every minute."""
 
 
 def find_untrained(connections: Connections) -> list[str]:
-    """The workloads that have observations and no version in Production."""
+    """The workloads that have observations, and no version in Production nor one that waits for an approval."""
     production = connections.registry.load_production_versions()
     with connections.engine.connect() as connection:
+        has_version = production.keys() | {waiting.model for waiting in load_waiting(connection)}
         return [
-            name for name in load_catalogue() if name not in production and count_observations(connection, name) > 0
+            name for name in load_catalogue() if name not in has_version and count_observations(connection, name) > 0
         ]
 
 

@@ -11,6 +11,7 @@ from core.database import hide_password
 from core.errors import DatabaseUnavailable, Unavailable
 from core.job_queue import QUEUES, build_queue_app
 from core.settings import Settings
+from jobs.retraining import load_schedules
 from jobs.schedule import request_startup_trainings
 from jobs.tasks import add_tasks
 
@@ -18,14 +19,16 @@ logger = logging.getLogger(__name__)
 
 _STARTUP_RETRY_S = 5.0
 _STOP_S = 8.0
+_ENDED_IN_PEACE = ("reconciling", "housekeeping", "upkeep")
 
 
 def run_worker(settings: Settings, database_url: str) -> None:
     """Work until SIGTERM or SIGINT.
 
     Trainings run one at a time, in children; checks and housekeeping beside them. A training that is interrupted by
-    the end of the worker is taken over by the next one.
+    the end of the worker is taken over by the next one. Raises SettingsRejected for schedules that are none.
     """
+    load_schedules(settings)
     with open_connections(settings, database_url) as connections:
         app = build_queue_app(database_url)
         add_tasks(app, connections)
@@ -42,7 +45,11 @@ async def _work(app: procrastinate.App, connections: Connections) -> None:
         tasks = [
             asyncio.create_task(_run_queues(app, connections, "trainings", [QUEUES["train"]], 1)),
             asyncio.create_task(_run_queues(app, connections, "checks", [QUEUES["check"]], 1)),
-            asyncio.create_task(_run_queues(app, connections, "housekeeping", [QUEUES["reconcile"]], 2)),
+            # Pages take their time; the next round does not wait for them.
+            asyncio.create_task(_run_queues(app, connections, "reports", [QUEUES["report"]], 1)),
+            asyncio.create_task(_run_queues(app, connections, "reconciling", [QUEUES["reconcile"]], 1)),
+            asyncio.create_task(_run_queues(app, connections, "housekeeping", [QUEUES["look"]], 2)),
+            asyncio.create_task(_run_queues(app, connections, "upkeep", [QUEUES["keep"]], 2)),
             # The folder and a pull at the same time; neither waits for the other.
             asyncio.create_task(_run_queues(app, connections, "ingestion", [QUEUES["pull"]], 2)),
             asyncio.create_task(stopped.wait()),
@@ -74,7 +81,7 @@ async def _run_queues(
         fetch_job_polling_interval=2.0,
         # What matters of a job is kept in tables of our own.
         delete_jobs="successful",
-        shutdown_graceful_timeout=_STOP_S if name == "housekeeping" else 0.1,
+        shutdown_graceful_timeout=_STOP_S if name in _ENDED_IN_PEACE else 0.1,
     )
 
 

@@ -3,13 +3,14 @@
 Everything is read from bin counts, so that a check costs the same whatever the number of predictions.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.bins import measure_distance, measure_wasserstein
+from core.bins import measure_distance, measure_total_variation, measure_wasserstein
 from core.errors import ReferenceRejected
 from core.reference import Reference, ReferenceFeature, find_threshold
 
@@ -23,11 +24,16 @@ class WindowCounts:
         counts: per monitored feature the counts in its bins, shape `(bins,)`. Predictions without a finite value of
             the feature are in no bin; a feature that was never counted may be left out.
         refusals: requests refused because they did not fit the contract.
+        faults: refused requests, and answered rows without a value or of an unknown category, by column and kind.
+        sums: per monitored number how many values, their sum and the sum of their squares, around the training mean
+            and in training deviations.
     """
 
     rows: int
     counts: Mapping[str, NDArray[np.int64]]
     refusals: int = 0
+    faults: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sums: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,15 @@ class FeatureDrift:
     Attributes:
         name: the feature.
         rows: values that were counted.
-        statistic: distance from the training values, the larger of Kolmogorov-Smirnov's and the location's (see
-            `core.bins.measure_distance`), 0 to √3; None without values.
+        statistic: distance from the training values (see `core.bins.measure_distance`), 0 to √3; None without values.
         threshold: distance that only `target_rate` of fair windows pass; None if there are too few values to say.
-        effect: Wasserstein-1 distance in standard deviations of the training values; None without values.
+        effect: Wasserstein-1 distance in standard deviations of the training values, of categories the share of rows
+            that moved to another; None without values.
         is_drifted: the statistic is above its threshold and the effect is at least the smallest that matters.
+        is_open: the same at the lower level below which a drift that was found counts as over.
+        role: whether it is a monitored feature or what the model answered.
+        mean, sd: of the window's values; None of categories, and where no sums were kept.
+        usual_mean, usual_sd: those of the training values.
     """
 
     name: str
@@ -50,6 +60,22 @@ class FeatureDrift:
     threshold: float | None
     effect: float | None
     is_drifted: bool
+    is_open: bool = False
+    role: Literal["feature", "prediction"] = "feature"
+    is_category: bool = False
+    mean: float | None = None
+    sd: float | None = None
+    usual_mean: float | None = None
+    usual_sd: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The statistic in units of its threshold; 0 where there is none, 2 where the threshold is zero and passed."""
+        if self.statistic is None or self.threshold is None:
+            return 0.0
+        if self.threshold == 0.0:
+            return 2.0 if self.statistic > 0 else 0.0
+        return self.statistic / self.threshold
 
 
 @dataclass(frozen=True)
@@ -62,6 +88,7 @@ class DriftMeasure:
         features: one entry per monitored feature.
         missing: features without enough values to be judged although the window has enough rows: a data incident.
         is_conclusive: the window has enough rows for the calibrated test.
+        fault: why nothing can be compared, where the version has no reference.
     """
 
     rows: int
@@ -69,6 +96,7 @@ class DriftMeasure:
     features: tuple[FeatureDrift, ...]
     missing: tuple[str, ...]
     is_conclusive: bool
+    fault: str = ""
 
     @property
     def drifted(self) -> tuple[FeatureDrift, ...]:
@@ -82,11 +110,19 @@ class DriftMeasure:
         return any(feature.is_drifted for feature in self.features)
 
 
-def measure_drift(reference: Reference, window: WindowCounts, minimum_effect: float) -> DriftMeasure:
+def measure_drift(
+    reference: Reference,
+    window: WindowCounts,
+    minimum_effect: float,
+    *,
+    minimum_share: float = 0.05,
+    clear_share: float = 0.8,
+) -> DriftMeasure:
     """Compares the window's counts with the reference, feature by feature.
 
     The thresholds bound the false alarms of all features together, so no further correction is made. `minimum_effect`
-    is in standard deviations.
+    is in standard deviations, of categories `minimum_share` of the rows; at `clear_share` of either, and of the
+    threshold, a drift that was found is over (see `core.policies.DriftPolicy`).
 
     Raises:
         ReferenceRejected: the window was counted with other bins or features than the reference has.
@@ -95,7 +131,9 @@ def measure_drift(reference: Reference, window: WindowCounts, minimum_effect: fl
     if unknown:
         raise ReferenceRejected(f"the window counts features that it does not know: {', '.join(map(repr, unknown))}")
     features = tuple(
-        _measure_feature(reference, feature, window.counts.get(feature.name), minimum_effect)
+        _measure_feature(
+            reference, feature, window, minimum_share if feature.is_category else minimum_effect, clear_share
+        )
         for feature in reference.features
     )
     is_conclusive = window.rows >= reference.minimum_rows
@@ -108,21 +146,66 @@ def measure_drift(reference: Reference, window: WindowCounts, minimum_effect: fl
     )
 
 
+def read_measure(document: Mapping[str, object]) -> DriftMeasure:
+    """The measure that a finding holds, as it was before it was stored."""
+    known = {name: document[name] for name in DriftMeasure.__dataclass_fields__ if name in document}
+    features = cast(Sequence[Mapping[str, Any]], known["features"])
+    missing = cast(Sequence[str], known["missing"])
+    rest = {
+        "features": tuple(FeatureDrift(**feature) for feature in features),
+        "missing": tuple(missing),
+    }
+    return DriftMeasure(**cast(dict[str, Any], {**known, **rest}))
+
+
+def build_unmeasured(window: WindowCounts, fault: str) -> DriftMeasure:
+    """The measure of a version that cannot be compared with anything."""
+    return DriftMeasure(window.rows, window.refusals, (), (), is_conclusive=False, fault=fault)
+
+
 def _measure_feature(
-    reference: Reference, feature: ReferenceFeature, counts: NDArray[np.int64] | None, minimum_effect: float
+    reference: Reference, feature: ReferenceFeature, window: WindowCounts, smallest: float, clear_share: float
 ) -> FeatureDrift:
+    counts = window.counts.get(feature.name)
     if counts is None or not np.any(counts):
-        return FeatureDrift(feature.name, 0, None, None, None, False)
+        return FeatureDrift(feature.name, 0, None, None, None, False, role=feature.role)
     if counts.shape != feature.count_array.shape:
         raise ReferenceRejected(
             f"feature {feature.name!r} has {len(feature.counts)} bins, the window was counted in {counts.size}"
         )
     rows = int(counts.sum())
-    statistic = measure_distance(feature.count_array, counts)
+    statistic = measure_distance(feature.count_array, counts, feature.statistic)
     threshold = find_threshold(reference, feature, rows)
-    effect = measure_effect(feature, counts)
-    is_drifted = threshold is not None and statistic > threshold and effect >= minimum_effect
-    return FeatureDrift(feature.name, rows, statistic, threshold, effect, is_drifted)
+    if feature.is_category:
+        effect = measure_total_variation(feature.count_array, counts)
+    else:
+        effect = measure_effect(feature, counts)
+    mean, sd = _find_moments(feature, window)
+    return FeatureDrift(
+        feature.name,
+        rows,
+        statistic,
+        threshold,
+        effect,
+        is_drifted=threshold is not None and statistic > threshold and effect >= smallest,
+        is_open=threshold is not None and statistic > clear_share * threshold and effect >= clear_share * smallest,
+        role=feature.role,
+        is_category=feature.is_category,
+        mean=mean,
+        sd=sd,
+        usual_mean=None if feature.is_category else feature.mean,
+        usual_sd=None if feature.is_category else feature.sd,
+    )
+
+
+def _find_moments(feature: ReferenceFeature, window: WindowCounts) -> tuple[float | None, float | None]:
+    """Mean and deviation of the window's values, in the feature's unit."""
+    values, total, squares = window.sums.get(feature.name, (0, 0.0, 0.0))
+    if not values or feature.is_category:
+        return None, None
+    scale = feature.sd or 1.0
+    strayed = total / values
+    return feature.mean + scale * strayed, scale * float(np.sqrt(max(squares / values - strayed**2, 0.0)))
 
 
 def measure_effect(feature: ReferenceFeature, counts: NDArray[np.int64]) -> float:

@@ -56,6 +56,8 @@ def sample_reference(reference: Reference, rows: int, seed: int) -> pd.DataFrame
     for feature in reference.features:
         cumulative = np.cumsum(feature.count_array)[:-1] / feature.rows
         values = np.interp(shares, cumulative, feature.edge_array)
+        if feature.is_category:
+            values = np.round(values)
         columns[feature.name] = rng.permutation(np.clip(values, feature.minimum, feature.maximum))
     return pd.DataFrame(columns)
 

@@ -2,31 +2,45 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, func, select
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from core.reference import Reference
-from core.tables import feature_counts, predictions, request_counts
+from core.tables.predictions import feature_counts, feature_sums, predictions, quality_counts, request_counts
 from monitoring.drift import WindowCounts
 
 
 def load_window(
-    connection: Connection, model: str, version: int, reference: Reference, from_at: datetime, to_at: datetime
+    connection: Connection, model: str, version: int, reference: Reference | None, from_at: datetime, to_at: datetime
 ) -> WindowCounts:
-    """The counts of all whole hours that touch `from_at` to `to_at`, UTC. Costs the same whatever was served."""
+    """The counts of all whole hours that touch `from_at` to `to_at`, UTC. Costs the same whatever was served.
+
+    Without a reference values were counted in no bins, and there are none.
+    """
     first_hour = func.date_trunc("hour", from_at, "UTC")
-    counted = feature_counts.c
-    statement = (
-        select(counted.feature, counted.bin, func.sum(counted.count))
-        .where(counted.model == model, counted.version == version)
-        .where(counted.hour >= first_hour, counted.hour <= to_at)
-        .group_by(counted.feature, counted.bin)
-    )
-    counts = {feature.name: np.zeros(len(feature.counts), dtype=np.int64) for feature in reference.features}
-    for feature, position, total in connection.execute(statement):
-        counts[feature][position] = int(total)
+    counts: dict[str, NDArray[np.int64]] = {}
+    if reference is not None:
+        counts = {feature.name: np.zeros(len(feature.counts), dtype=np.int64) for feature in reference.features}
+        for feature, position, total in connection.execute(
+            _sum_over(feature_counts, ("feature", "bin"), ("count",), model, version, first_hour, to_at)
+        ):
+            counts[feature][position] = int(total)
+    sums = {
+        feature: (int(values), float(total), float(squares))
+        for feature, values, total, squares in connection.execute(
+            _sum_over(feature_sums, ("feature",), ("values", "sum", "squares"), model, version, first_hour, to_at)
+        )
+    }
+    faults = {
+        (column, kind): int(count)
+        for column, kind, count in connection.execute(
+            _sum_over(quality_counts, ("column", "kind"), ("count",), model, version, first_hour, to_at)
+        )
+    }
     requested = request_counts.c
     totals = connection.execute(
         select(func.coalesce(func.sum(requested.predictions), 0), func.coalesce(func.sum(requested.refusals), 0)).where(
@@ -36,7 +50,26 @@ def load_window(
             requested.hour <= to_at,
         )
     ).one()
-    return WindowCounts(rows=int(totals[0]), counts=counts, refusals=int(totals[1]))
+    return WindowCounts(rows=int(totals[0]), counts=counts, refusals=int(totals[1]), faults=faults, sums=sums)
+
+
+def _sum_over(
+    table: Table,
+    by: Sequence[str],
+    summed: Sequence[str],
+    model: str,
+    version: int,
+    first_hour: ColumnElement[datetime],
+    to_at: datetime,
+) -> Select[Any]:
+    """Hourly counts of one version, added over the hours."""
+    keys = [table.c[name] for name in by]
+    return (
+        select(*keys, *(func.sum(table.c[name]) for name in summed))
+        .where(table.c.model == model, table.c.version == version)
+        .where(table.c.hour >= first_hour, table.c.hour <= to_at)
+        .group_by(*keys)
+    )
 
 
 def count_served(connection: Connection, model: str, version: int) -> int:

@@ -5,38 +5,55 @@ predictions at once.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from core.serving_errors import AnswerTooSlow
+from core.errors import MillraceError
+from core.principals import Action, Role
+from core.serving_errors import AnswerNotFinite, AnswerTooSlow, JournalFull, JournalUnwritable
 from serving.admission import Admission
+from serving.data_plane import DataPlane
 from serving.follower import Follower
 from serving.loading import LoadedVersion
 from serving.observing import note_model
+from serving.protocol_errors import EncodeError, ErrorsShaped
 from web.bodies import BodyTooSlow, parse_json, read_body
-from web.request_ids import add_answer_headers
+from web.principal import Requirement, RoleDoor, require
+from web.request_ids import add_answer_headers, get_request_id
+
+logger = logging.getLogger(__name__)
 
 # Up to here a request is decoded and computed on the event loop, which is then held for less than a millisecond;
 # handing it to a thread and back costs about 0.1 ms, more than one row takes. What is longer goes to a thread.
 INLINE_MAX_BYTES = 8 * 1024
 INLINE_MAX_ROW_MS = 1.0
+_LOADS_AT_ONCE = 32
 
 JSON = b"application/json"
+
+PREDICT = require(Role.VIEWER, Action.PREDICT)
+READ = require(Role.VIEWER)
 
 
 class Answering:
     """Reads bodies and sends predictions; `admission` is the context of each."""
 
-    def __init__(self, follower: Follower, admission: Admission, *, max_body_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, follower: Follower, data_plane: DataPlane, admission: Admission, *, max_body_bytes: int, timeout_s: float
+    ) -> None:
         self.admission = admission
         self._follower = follower
+        self._data_plane = data_plane
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
+        self._loading = CapacityLimiter(_LOADS_AT_ONCE)
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body; raises BodyTooLarge and BodyTooSlow."""
@@ -57,19 +74,30 @@ class Answering:
 
         It is on the answer and in the metrics from here on, whether the request is answered or refused.
         """
-        loaded = self._follower.find_serving(model) if version is None else None
-        # In the framework's threads: a download is not to hold those that compute.
-        if version is not None:
-            loaded = await run_in_threadpool(self._follower.get_version, model, version)
+        if version is None:
+            loaded = self._follower.find_serving(model)
+        else:
+            loaded = self._follower.find_loaded(model, version) if isinstance(version, int) else None
+        if loaded is None and version is None:
+            loaded = await self.load_serving(model)
         elif loaded is None:
-            loaded = await run_in_threadpool(self._follower.get_serving, model)
+            loaded = await self._load(self._follower.get_version, model, version)
         name = [(b"x-model-name", loaded.model.encode()), (b"x-model-version", b"%d" % loaded.version)]
         add_answer_headers(scope, name)
         note_model(scope, loaded.model)
         return loaded
 
+    async def load_serving(self, model: str) -> LoadedVersion:
+        """The version that serves the model, loaded where it is not."""
+        return await self._load(self._follower.get_serving, model)
+
+    async def _load(self, get: Callable[..., LoadedVersion], *arguments: object) -> LoadedVersion:
+        # In threads of its own: a download holds neither those that compute nor those that tell the process's health.
+        return await to_thread.run_sync(get, *arguments, limiter=self._loading)
+
     async def send(
         self,
+        scope: Scope,
         send: Send,
         loaded: LoadedVersion,
         compute: Callable[[], bytes],
@@ -80,32 +108,61 @@ class Answering:
     ) -> None:
         """Send what `compute` makes of a body of `content_bytes`; raises AnswerTooSlow.
 
-        `is_long` says that it waits for something else than the model.
+        `is_long` says that it waits for something else than the model. What fails for reasons of the version is
+        recorded as its failure.
         """
-        if not is_long and content_bytes <= INLINE_MAX_BYTES and loaded.row_ms <= INLINE_MAX_ROW_MS:
-            content = compute()
-        else:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    content = await self.admission.compute(compute)
-            except TimeoutError:
-                raise AnswerTooSlow(loaded.model, loaded.version, self._timeout_s) from None
+        try:
+            content = await self._compute(loaded, compute, is_inline=not is_long and content_bytes <= INLINE_MAX_BYTES)
+        except (AnswerNotFinite, AnswerTooSlow) as error:
+            self._note_failure(scope, loaded, error.sentence)
+            raise
+        except MillraceError:
+            # The request's fault, or the platform's.
+            raise
+        except Exception as error:
+            self._note_failure(scope, loaded, f"{type(error).__name__}: {error}")
+            raise
         headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+
+    async def _compute(self, loaded: LoadedVersion, compute: Callable[[], bytes], *, is_inline: bool) -> bytes:
+        if is_inline and loaded.row_ms <= INLINE_MAX_ROW_MS:
+            return compute()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self.admission.compute(compute)
+        except TimeoutError:
+            raise AnswerTooSlow(loaded.model, loaded.version, self._timeout_s) from None
+
+    def _note_failure(self, scope: Scope, loaded: LoadedVersion, reason: str) -> None:
+        try:
+            self._data_plane.note_failure(loaded, get_request_id(scope), reason)
+        except (JournalFull, JournalUnwritable) as error:
+            # Nothing was answered, so the client is told of the failure itself.
+            logger.warning("a failure of version %s of %s is not counted: %s", loaded.version, loaded.model, error)
 
 
 class PlainRoute(APIRoute):
     """A route that the OpenAPI description shows, answered by a plain ASGI application.
 
-    `describe` is never called: its parameters and docstring are what the description shows.
+    `describe` is never called: its parameters and docstring are what the description shows. Errors are worded by
+    `encode_error`, the refusal of a caller who lacks what is `required` (None: anybody may ask) among them.
     """
 
     def __init__(
-        self, path: str, answer: ASGIApp, describe: Callable[..., Awaitable[None]], **documented: object
+        self,
+        path: str,
+        answer: ASGIApp,
+        describe: Callable[..., Awaitable[None]],
+        encode_error: EncodeError,
+        required: Requirement | None,
+        **documented: object,
     ) -> None:
-        super().__init__(path, describe, **documented)  # type: ignore[arg-type]  # FastAPI's own keywords
-        self.app = answer
+        asked = {} if required is None else {"dependencies": [Depends(required)]}
+        super().__init__(path, describe, **asked, **documented)  # type: ignore[arg-type]  # FastAPI's own keywords
+        inner = answer if required is None else RoleDoor(answer, required)
+        self.app = ErrorsShaped(inner, encode_error, sorted(self.methods or ()))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Take every method: the path alone decides."""

@@ -12,9 +12,24 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.records import Entry
+from core.predicted_keys import PredictedKey
+from serving.records import Entry, to_us
 
-COLUMNS = ("at", "id", "model", "version", "is_refusal", "request_id", "inputs", "monitored", "outputs", "reason")
+COLUMNS = (
+    "at",
+    "id",
+    "model",
+    "version",
+    "is_refusal",
+    "is_failure",
+    "request_id",
+    "inputs",
+    "monitored",
+    "outputs",
+    "reason",
+    "entity",
+    "time",
+)
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
@@ -23,6 +38,7 @@ _NULL = struct.pack(">i", -1)
 # PostgreSQL counts microseconds from the year 2000.
 _EPOCH_2000_US = 946_684_800 * 10**6
 _FLOAT8_OID = 701
+_NO_KEY = _NULL + _NULL
 _CELL = np.dtype([("length", ">i4"), ("value", ">f8")])
 
 
@@ -52,11 +68,13 @@ def _encode_group(entries: list[Entry]) -> bytes:
                 _encode_text(entry.model),
                 struct.pack(">ii", 4, entry.version),
                 struct.pack(">i?", 1, entry.reason is not None),
+                struct.pack(">i?", 1, entry.is_failure),
                 _encode_text(entry.request_id),
             )
         )
         reason = _NULL if entry.reason is None else _encode_text(entry.reason)
-        for row_id in entry.ids:
+        keys = [_NO_KEY] * len(entry.ids) if entry.keys is None else [_encode_key(key) for key in entry.keys]
+        for row_id, key in zip(entry.ids, keys, strict=True):
             pieces += (
                 at,
                 b"\x00\x00\x00\x10",
@@ -66,6 +84,7 @@ def _encode_group(entries: list[Entry]) -> bytes:
                 monitored[row],
                 outputs[row],
                 reason,
+                key,
             )
             row += 1
     return b"".join(pieces)
@@ -74,6 +93,14 @@ def _encode_group(entries: list[Entry]) -> bytes:
 def _encode_text(text: str) -> bytes:
     encoded = text.encode()
     return struct.pack(">i", len(encoded)) + encoded
+
+
+def _encode_key(key: PredictedKey | None) -> bytes:
+    if key is None:
+        return _NO_KEY
+    time_us = to_us(key.time)
+    time = _NULL if time_us is None else struct.pack(">iq", 8, time_us - _EPOCH_2000_US)
+    return _encode_text(key.entity) + time
 
 
 def _encode_arrays(values: NDArray[np.floating]) -> list[bytes]:

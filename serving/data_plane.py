@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from core.codecs import CODECS, decode_request, decode_row
 from core.contract import Contract, Route
 from core.errors import Fault, RequestRejected, show_value
-from core.features import build_monitored, encode_history
+from core.features import PREDICTION, build_monitored, build_prediction, encode_history
+from core.predicted_keys import PredictedKey, find_predicted_keys
 from core.serving_errors import AnswerNotFinite
 from serving.answers import Prediction
 from serving.histories import History
@@ -33,10 +34,11 @@ class DataPlane:
     def predict(self, loaded: LoadedVersion, body: object, request_id: str) -> Prediction:
         """Answer our own route's body, an object with `values` or `rows`, and with `version` if one was asked for.
 
-        When it returns, the prediction is in the journal. Raises RequestRejected and AnswerNotFinite, which are in
-        the journal too, and JournalFull, JournalUnwritable.
+        When it returns, the prediction is in the journal. Raises RequestRejected, which is in the journal too, as a
+        refusal, AnswerNotFinite, JournalFull and JournalUnwritable.
         """
-        return self._predict(loaded, body, _decode_own, request_id)
+        rows = body.get("rows") if isinstance(body, dict) else None
+        return self._predict(loaded, body, _decode_own, request_id, rows)
 
     def predict_documented(self, loaded: LoadedVersion, route: Route, body: object, request_id: str) -> Prediction:
         """Answer a documented route's body: one row, itself or as the member that the codec is named after."""
@@ -55,7 +57,8 @@ class DataPlane:
                 raise RequestRejected(contract.model, [fault])
             return inputs
 
-        return self._predict(loaded, body, decode, request_id)
+        rows = body.get("rows") if isinstance(body, dict) and route.codec == "rows" else None
+        return self._predict(loaded, body, decode, request_id, body if route.codec == "row" else rows)
 
     def rank(self, loaded: LoadedVersion, history: History, k: int, request_id: str) -> Ranked:
         """The `k` best items for the user with that history, without any that the user has; fewer if there are no more.
@@ -64,7 +67,7 @@ class DataPlane:
         """
         contract = loaded.contract
         inputs = encode_history(contract, history.items, history.strengths)[None]
-        outputs = self._infer(loaded, inputs, request_id)[0]
+        outputs = self._infer(loaded, inputs)[0]
         codes, scores = choose_items(contract, outputs, history, k)
         answered = np.zeros((1, 2 * k), dtype=np.float32)
         answered[0, : len(codes)], answered[0, k : k + len(codes)] = codes, scores
@@ -87,24 +90,31 @@ class DataPlane:
         try:
             yield
         except RequestRejected as error:
-            self._refuse(loaded, request_id, error.sentence)
+            self._note(loaded, request_id, error.sentence, error.counted)
             raise
 
-    def _predict(self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str) -> Prediction:
+    def note_failure(self, loaded: LoadedVersion, request_id: str, reason: str, *, is_finite: bool = True) -> None:
+        """Record a request that got no answer for reasons of the version, whose error rate it counts towards."""
+        refused = () if is_finite else ((PREDICTION, "not_finite"),)
+        self._note(loaded, request_id, reason, refused, is_failure=True)
+
+    def _predict(
+        self, loaded: LoadedVersion, body: object, decode: Decode, request_id: str, rows: object = None
+    ) -> Prediction:
+        """`rows` are those of the body that say what they are about, as codec `rows` takes them."""
         contract = loaded.contract
         with self.noting_refusal(loaded, request_id):
             inputs = decode(contract, body)
-        outputs = self._infer(loaded, inputs, request_id)
+        outputs = self._infer(loaded, inputs)
         ids = build_ids(len(inputs))
-        self._record(loaded, request_id, ids, inputs, outputs)
+        keys = None if rows is None else find_predicted_keys(contract, rows)
+        self._record(loaded, request_id, ids, inputs, outputs, keys)
         return Prediction(loaded.model, loaded.version, contract, outputs, ids)
 
-    def _infer(self, loaded: LoadedVersion, inputs: NDArray[np.float32], request_id: str) -> NDArray[np.float32]:
+    def _infer(self, loaded: LoadedVersion, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs = loaded.runtime.predict(inputs)
         if not np.isfinite(outputs).all():
-            failure = AnswerNotFinite(loaded.model, loaded.version)
-            self._refuse(loaded, request_id, failure.sentence)
-            raise failure
+            raise AnswerNotFinite(loaded.model, loaded.version)
         return outputs
 
     def _record(
@@ -114,6 +124,7 @@ class DataPlane:
         ids: list[UUID],
         inputs: NDArray[np.float32],
         outputs: NDArray[np.float32],
+        keys: list[PredictedKey | None] | None = None,
     ) -> None:
         self._journal.append(
             Entry(
@@ -123,12 +134,21 @@ class DataPlane:
                 request_id=request_id,
                 ids=ids,
                 inputs=inputs.reshape(len(inputs), -1),
-                monitored=build_monitored(loaded.contract, inputs),
+                monitored=_build_watched(loaded, inputs, outputs),
                 outputs=outputs,
+                keys=keys,
             )
         )
 
-    def _refuse(self, loaded: LoadedVersion, request_id: str, reason: str) -> None:
+    def _note(
+        self,
+        loaded: LoadedVersion,
+        request_id: str,
+        reason: str,
+        refused: tuple[tuple[str, str], ...] = (),
+        *,
+        is_failure: bool = False,
+    ) -> None:
         self._journal.append(
             Entry(
                 at_us=now_us(),
@@ -137,8 +157,20 @@ class DataPlane:
                 request_id=request_id,
                 ids=build_ids(1),
                 reason=reason,
+                refused=refused,
+                is_failure=is_failure,
             )
         )
+
+
+def _build_watched(
+    loaded: LoadedVersion, inputs: NDArray[np.float32], outputs: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The values that are counted, `(batch, watched)`, in the order of the version's own reference."""
+    monitored = build_monitored(loaded.contract, inputs)
+    if loaded.reference is None or not loaded.reference.has_prediction:
+        return monitored
+    return np.column_stack([monitored, build_prediction(loaded.contract, inputs, outputs)])
 
 
 def _decode_own(contract: Contract, body: object) -> NDArray[np.float32]:

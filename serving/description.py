@@ -11,6 +11,7 @@ from serving.ranking import DEFAULT_K
 
 _JSON = "application/json"
 _PROBLEM: Mapping[str, Any] = {"content": {"application/problem+json": {}}}
+_ANY_OBJECT: Mapping[str, Any] = {"content": {_JSON: {"schema": {"type": "object"}}}}
 _PROBLEMS = {"415": "The body is not said to be JSON", "422": "The request does not fit the contract"}
 _TYPES: Sequence[tuple[type, str]] = ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"))
 _FILLED: Mapping[str, dict[str, Any]] = {
@@ -58,6 +59,9 @@ def _describe(contract: Contract, route: Route) -> dict[str, Any]:
     }
     if route.codec is None:
         return described
+    if route.codec == "training":
+        described["responses"]["202"] = {"description": "A new training is queued", **_ANY_OBJECT}
+        return described
     if route.codec == "history":
         described["parameters"] = _describe_parameters(contract)
     else:
@@ -71,6 +75,8 @@ def _describe(contract: Contract, route: Route) -> dict[str, Any]:
 def _describe_success(contract: Contract, route: Route) -> dict[str, Any]:
     if route.codec == "observations":
         what, schema = "What became of the rows", {"type": "object"}
+    elif route.codec == "training":
+        what, schema = "One was queued or running already: this one", {"type": "object"}
     else:
         unit = contract.column(contract.target).unit or "its own unit"
         predicted = contract.description if contract.kind == "ranking" else f"{contract.target} in {unit}"

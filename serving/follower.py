@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from core.database import TRANSITIONS_CHANNEL, listening
+from core.account_changes import ACCOUNTS_CHANNEL
+from core.database import TRANSITIONS_CHANNEL
 from core.errors import (
     ModelNotFound,
     ModelVersionNotFound,
@@ -26,6 +26,7 @@ from core.errors import (
 from core.settings import Settings
 from core.targets import LATEST, PRODUCTION
 from serving.documented import DocumentedRoutes
+from serving.listener import NotificationListener
 from serving.loading import LoadedVersion
 from serving.metrics import Metrics
 from serving.model_pool import ModelPool
@@ -41,13 +42,13 @@ from serving.resolution import (
     resolve,
     store_last_resolved,
 )
+from serving.version_alerts import VersionAlerts
 from serving.version_loader import VersionLoader
 from web.health import HealthCheck
 
 logger = logging.getLogger(__name__)
 
 _RETRY_FAILED_S = 30.0
-_LISTEN_WAIT_S = 0.5
 _STOP_TIMEOUT_S = 10.0
 _KEEPS_SERVING = "What serves keeps serving"
 
@@ -63,7 +64,10 @@ class Failure:
 
 
 class Follower:
-    """One thread that resolves, loads and swaps, and one that listens for notifications."""
+    """One thread that resolves, loads and swaps, and one that listens for notifications.
+
+    `wake_accounts` is called when accounts were changed: the connection that listens serves both.
+    """
 
     def __init__(
         self,
@@ -75,9 +79,9 @@ class Follower:
         loader: VersionLoader,
         metrics: Metrics,
         open_registry: OpenRegistry,
+        wake_accounts: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._database_url = database_url
         self._engine = engine
         self._pool = pool
         self._loader = loader
@@ -88,8 +92,10 @@ class Follower:
         self._wanted: Wanted | None = None
         self._resolved: dict[str, Resolved] = {}
         self._failures: dict[str, Failure] = {}
+        self._alerts = VersionAlerts(engine)
         self._documented = DocumentedRoutes()
         self._has_looked = False
+        self._is_settled = False
         self._fault = ""
         self._stopping = threading.Event()
         self._woken = threading.Event()
@@ -97,10 +103,13 @@ class Follower:
         self._database = Outage("the database", _KEEPS_SERVING)
         self._artifacts = Outage("the store of model versions", _KEEPS_SERVING)
         self._is_download_waiting = False
-        self._notifications = Outage("the database's notifications", "Transitions are seen by looking each second")
+        wakes = {TRANSITIONS_CHANNEL: self._woken.set, ACCOUNTS_CHANNEL: wake_accounts}
+        self._notifications = NotificationListener(database_url, wakes, settings.follow_interval_s)
         self._threads = [
             threading.Thread(target=self._run, name="follower", daemon=True),
-            threading.Thread(target=self._listen, name="follower-notifications", daemon=True),
+            threading.Thread(
+                target=self._notifications.run, args=(self._stopping,), name="follower-notifications", daemon=True
+            ),
         ]
 
     def start(self) -> None:
@@ -155,6 +164,10 @@ class Follower:
             raise VersionNotReady(model, failure.version, failure.reason)
         raise NoProductionVersion(model, target)
 
+    def find_loaded(self, model: str, version: int) -> LoadedVersion | None:
+        """Exactly that version, if it is loaded."""
+        return self._pool.find_loaded(model, version)
+
     def get_version(self, model: str, version: int | str) -> LoadedVersion:
         """Exactly that version, `Production` or `latest`, loaded first where it is not; never another in its place.
 
@@ -208,6 +221,7 @@ class Follower:
         for model, resolved in load_last_resolved(self._folder).items():
             if resolved.version is not None and self._loader.is_cached(model, resolved.version):
                 self._follow(model, resolved)
+        self._settle()
         self._publish()
 
     def _look(self) -> None:
@@ -229,7 +243,19 @@ class Follower:
         if not self._is_download_waiting:
             self._artifacts.end()
         self._has_looked = self._has_looked or (wanted is not None and production is not None)
+        self._settle()
         self._publish()
+        self._tell()
+
+    def _settle(self) -> None:
+        # Not before every model had its turn: what was loaded first would be called ready for all of them.
+        self._is_settled = self._is_settled or self._has_looked or bool(self._resolved)
+
+    def _tell(self) -> None:
+        try:
+            self._alerts.store()
+        except OperationalError as error:
+            self._database.begin(error)
 
     def _load_wanted(self) -> Wanted | None:
         try:
@@ -256,13 +282,13 @@ class Follower:
         serving = self._pool.get_slot(model).version
         self._resolved[model] = resolved
         if version is None:
-            self._failures.pop(model, None)
+            self._recover(model, f"target {resolved.target} means no version")
             if serving is not None:
                 logger.warning("nothing serves %s: target %s means no version", model, resolved.target)
                 self._clear(model)
             return
         if serving == version:
-            self._failures.pop(model, None)
+            self._recover(model, f"version {version} serves")
             return
         failure = self._failures.get(model)
         if failure is None or failure.version != version or time.monotonic() >= failure.retry_at_s:
@@ -289,10 +315,16 @@ class Follower:
             self._fail(model, version, "loading it failed, the log says why")
         else:
             self._failures.pop(model, None)
+            self._alerts.note_end(model, f"version {version} serves")
             replaced = self._pool.get_slot(model).version
             self._pool.swap(loaded)
             self._metrics.observe_swap(model, version, replaced, time.perf_counter() - started_s)
             logger.info("version %s serves %s, target %s", version, model, resolved.target)
+
+    def _recover(self, model: str, reason: str) -> None:
+        # A process that failed may have ended before this one began.
+        if self._failures.pop(model, None) is not None or not self._has_looked:
+            self._alerts.note_end(model, reason)
 
     def _clear(self, model: str) -> None:
         serving = self._pool.get_slot(model).version
@@ -306,6 +338,8 @@ class Follower:
         failure = Failure(version, reason, datetime.now(UTC), time.monotonic() + wait_s)
         self._failures[model] = failure
         serving = self._pool.get_slot(model).version
+        if self._loader.registry is not None:
+            self._alerts.note_failure(model, version, reason, serving)
         stays = f"version {serving} keeps serving" if serving else "nothing serves it"
         logger.error("version %s of %s cannot serve, %s: %s", version, model, stays, reason)
 
@@ -347,30 +381,13 @@ class Follower:
 
     # --- notifications -------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with listening(self._database_url, TRANSITIONS_CHANNEL) as connection:
-                    self._notifications.end()
-                    # What was notified while nobody listened is found by a look.
-                    self._woken.set()
-                    self._hear(connection)
-            except psycopg.OperationalError as error:
-                self._notifications.begin(error)
-                self._stopping.wait(self._settings.follow_interval_s)
-
-    def _hear(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        while not self._stopping.is_set():
-            for _ in connection.notifies(timeout=_LISTEN_WAIT_S, stop_after=1):
-                self._woken.set()
-
     # --- health --------------------------------------------------------------------------------------------------
 
     def _check_threads(self) -> HealthCheck:
         ended = [thread.name for thread in self._threads if not thread.is_alive()]
         if ended:
             return HealthCheck("following", "failed", f"ended: {', '.join(ended)}")
-        if not self._has_looked and not self._resolved:
+        if not self._is_settled:
             reason = self._tracking.reason or self._database.reason or "looking at the registry for the first time"
             return HealthCheck("following", "failed", f"nothing is known yet of what should serve: {reason}")
         if self._fault:

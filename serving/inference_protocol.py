@@ -15,16 +15,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from core.contract import Contract
 from core.errors import Fault, MillraceError, ModelVersionNotFound, NotFound, RequestRejected, show_value
 from core.version_names import LARGEST_NUMBER
-from serving.answering import JSON, Answering, PlainRoute
+from serving.answering import JSON, PREDICT, READ, Answering, PlainRoute
 from serving.binary_tensors import BYTES, DTYPES
 from serving.data_plane import DataPlane
 from serving.follower import Follower
 from serving.inference_bodies import decode_inference, describe_inputs, encode_inference, read_wanted
 from serving.loading import LoadedVersion
 from serving.number_arrays import OUTPUT_NAME
-from serving.protocol_errors import ErrorsShaped
 from web.bodies import WrongMediaType, check_json_type
 from web.health import HealthCheck
+from web.public_routes import PUBLIC_PATHS
 from web.request_ids import add_answer_headers, get_request_id
 
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -99,7 +99,7 @@ class InferenceProtocol:
                 return encoded + binary
 
             kind = _BINARY if wanted.is_binary else JSON
-            await self._answering.send(send, loaded, compute, len(content), kind)
+            await self._answering.send(scope, send, loaded, compute, len(content), kind)
 
     async def _describe_metadata(self, scope: Scope) -> Response:
         loaded = await self._find(scope)
@@ -148,7 +148,7 @@ class InferenceProtocol:
         version = self._follower.find_served_version(model)
         if version is None:
             try:
-                version = (await run_in_threadpool(self._follower.get_serving, model)).version
+                version = (await self._answering.load_serving(model)).version
             except MillraceError as error:
                 return {"name": model, "version": "", "state": "UNAVAILABLE", "reason": error.sentence}
         return {"name": model, "version": str(version), "state": "READY", "reason": ""}
@@ -161,7 +161,7 @@ class InferenceProtocol:
             return await self._answering.find_version(scope, model)
         if version.isascii() and version.isdecimal() and len(version) <= _LONGEST_VERSION:
             return await self._answering.find_version(scope, model, int(version))
-        serving = await run_in_threadpool(self._follower.get_serving, model)
+        serving = await self._answering.load_serving(model)
         raise ModelVersionNotFound(model, version, [str(serving.version)])
 
 
@@ -213,8 +213,11 @@ def _build_route(
 ) -> PlainRoute:
     return PlainRoute(
         path,
-        ErrorsShaped(handler, encode_error, methods),
+        handler,
         describe,
+        encode_error,
+        # Of what is told to anybody the list has the address.
+        None if path in PUBLIC_PATHS else PREDICT if path.endswith("/infer") else READ,
         methods=methods,
         name=f"{methods[0]} {path}",
         tags=["Open Inference Protocol"],

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from core.contract import Contract
 from core.errors import ModelDirectoryRejected
+from core.features import PREDICTION
 from core.model_directory import SAMPLE_ROWS, ModelDirectory
 from core.reference import Reference
 from serving.answers import find_unknown_fields
@@ -84,6 +85,8 @@ def _load_reference(folder: Path, directory: ModelDirectory, contract: Contract)
         return None
     reference = Reference.from_json(orjson.dumps(directory.reference))
     monitored = tuple(feature.name for feature in contract.monitored)
+    if reference.has_prediction:
+        monitored = (*monitored, PREDICTION)
     if reference.names != monitored:
         reason = f"reference.json has features {reference.names} where the contract monitors {monitored}"
         raise ModelDirectoryRejected(str(folder), reason)

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from core.contract import Column, Contract, Kind
 from core.errors import ModelNotFound
+from serving.answering import READ
 from serving.follower import Follower
 from serving.model_pool import ModelPool
 
@@ -56,7 +57,7 @@ class ServedModels(BaseModel):
 
 def build_model_router(follower: Follower, pool: ModelPool) -> APIRouter:
     """The routes that tell what serves."""
-    router = APIRouter(prefix="/models", tags=["models"])
+    router = APIRouter(prefix="/models", tags=["models"], dependencies=[Depends(READ)])
 
     @router.get("", summary="Every model, and the version that serves it")
     async def models() -> ServedModels:

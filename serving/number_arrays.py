@@ -45,13 +45,22 @@ def flatten(contract: Contract, where: str, nested: object) -> tuple[list[object
     return level, tuple(shape)
 
 
-def read_numbers(contract: Contract, where: str, nested: object) -> NDArray[np.float64]:
-    """Nested lists of numbers as an array of their shape; true and false are 1 and 0. Raises RequestRejected."""
+def read_numbers(contract: Contract, where: str, nested: object, column: str = "") -> NDArray[np.float64]:
+    """Nested lists of numbers as an array of their shape; true and false are 1 and 0. Raises RequestRejected.
+
+    A fault is counted as one of `column`, where there is one.
+    """
     values, shape = flatten(contract, where, nested)
     if not set(map(type, values)) <= _NUMBERS:
         bad = (at for at, value in enumerate(values) if type(value) not in _NUMBERS)
         faults = [
-            Fault(where + _index(at, shape), show_value(values[at]), "a finite number is expected")
+            Fault(
+                where + _index(at, shape),
+                show_value(values[at]),
+                "a finite number is expected",
+                column,
+                "form" if not column else "absent" if values[at] is None else "type",
+            )
             for at, _ in zip(bad, range(MAX_FAULTS), strict=False)
         ]
         raise RequestRejected(contract.model, faults)
@@ -80,7 +89,8 @@ def build_named(contract: Contract, columns: Mapping[str, Sequence[object]]) -> 
         raise reject(contract, "inputs", f"columns {show_value(list(columns))}", rule)
     missing = [name for name in contract.features if name not in columns]
     if missing:
-        raise RequestRejected(contract.model, [Fault(name, "nothing", "this column is required") for name in missing])
+        rule = "this column is required"
+        raise RequestRejected(contract.model, [Fault(name, "nothing", rule, name, "absent") for name in missing])
     used = {name: columns[name] for name in contract.features}
     sizes = {name: len(cells) for name, cells in used.items()}
     rows = max(sizes.values())
@@ -96,7 +106,7 @@ def build_named(contract: Contract, columns: Mapping[str, Sequence[object]]) -> 
 
 
 def _read_column(contract: Contract, name: str, cells: Sequence[object]) -> NDArray[np.float64]:
-    values = read_numbers(contract, name, list(cells))
+    values = read_numbers(contract, name, list(cells), name)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1:

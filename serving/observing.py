@@ -1,11 +1,13 @@
 """From an answered request to the metrics, and the route that Prometheus reads them from."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import Response
 from starlette.types import Scope
 
+from core.principals import Role
 from serving.journal import Journal
 from serving.metrics import CONTENT_TYPE, Metrics
+from web.principal import require
 from web.problems import Observe, find_error_kind
 
 _MODEL_KEY = "millrace.model"
@@ -31,7 +33,12 @@ def build_observe(metrics: Metrics) -> Observe:
 def add_metrics_route(app: FastAPI, metrics: Metrics, journal: Journal) -> None:
     """Add `GET /metrics`."""
 
-    @app.get("/metrics", tags=["health"], summary="Metrics of this machine's serving processes, for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Metrics of this machine's serving processes, for Prometheus",
+        dependencies=[Depends(require(Role.VIEWER))],
+    )
     def read_metrics() -> Response:
         metrics.set_backlog(journal.used_bytes)
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -4,14 +4,14 @@ They are plain ASGI applications: one row takes the model some 0.05 ms, and what
 would be most of its time.
 """
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.contract import Route
 from core.errors import Fault, ModelNotFound, RequestRejected, show_value
 from core.targets import LATEST, PRODUCTION
 from core.version_names import LARGEST_NUMBER, is_version_name
-from serving.answering import Answering
+from serving.answering import PREDICT, READ, Answering
 from serving.answers import encode_described, encode_documented, encode_prediction
 from serving.data_plane import DataPlane
 from serving.follower import Follower
@@ -39,6 +39,7 @@ class PredictionRoutes:
         model = find_predicted_model(scope)
         if model is None:
             raise ModelNotFound(scope["path"], self._follower.load_known_models())
+        PREDICT.check(scope, model)
         with self._answering.admission:
             content, body = await self._read(scope, receive)
             loaded = await self._answering.find_version(scope, model, _find_version(model, body))
@@ -46,17 +47,18 @@ class PredictionRoutes:
             def compute() -> bytes:
                 return encode_prediction(self._data_plane.predict(loaded, body, get_request_id(scope)))
 
-            await self._answering.send(send, loaded, compute, len(content))
+            await self._answering.send(scope, send, loaded, compute, len(content))
 
     async def answer_documented(self, model: str, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a path that the contract of `model` documents as `route`."""
+        (READ if route.codec is None else PREDICT).check(scope, model)
         if route.codec is None:
             serving = await self._answering.find_version(scope, model)
 
             def describe() -> bytes:
                 return encode_described(serving.contract, serving.version, route)
 
-            await self._answering.send(send, serving, describe)
+            await self._answering.send(scope, send, serving, describe)
             return
         with self._answering.admission:
             content, body = await self._read(scope, receive)
@@ -66,10 +68,11 @@ class PredictionRoutes:
                 prediction = self._data_plane.predict_documented(loaded, route, body, get_request_id(scope))
                 return encode_documented(prediction, route)
 
-            await self._answering.send(send, loaded, compute, len(content))
+            await self._answering.send(scope, send, loaded, compute, len(content))
 
     async def answer_ranking(self, model: str, route: Route, user: str, scope: Scope, send: Send) -> None:
         """Answer a documented path with the best items for the user in it."""
+        PREDICT.check(scope, model)
         with self._answering.admission:
             loaded = await self._answering.find_version(scope, model)
 
@@ -81,7 +84,7 @@ class PredictionRoutes:
                 return encode_ranking(ranked, asked, route)
 
             # The user's history is read from the database.
-            await self._answering.send(send, loaded, compute, is_long=True)
+            await self._answering.send(scope, send, loaded, compute, is_long=True)
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, object]:
         check_json_type(scope)
@@ -120,6 +123,8 @@ class Door:
         if route.codec == "observations":
             path = f"/models/{model}/observations"
             await self._forward({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+        elif route.codec == "training":
+            await self._forward(scope, receive, send)
         elif user is not None:
             await self._predictions.answer_ranking(model, route, user, scope, send)
         else:
@@ -136,6 +141,7 @@ def describe_prediction_route(app: FastAPI) -> None:
         tags=["predictions"],
         summary="Predict with the version that serves, or with one that is asked for",
         response_model=None,
+        dependencies=[Depends(PREDICT)],
         openapi_extra=_OPENAPI,
         responses={
             200: {"description": "One prediction and one id a row", "content": {"application/json": _ANSWER}},

@@ -12,9 +12,9 @@ from core.errors import MillraceError
 from web.problems import MethodNotAllowed, build_internal_problem, build_logged_problem, note_error
 from web.request_ids import get_request_id
 
-_KEPT_HEADERS = ("allow", "connection", "retry-after")
-
 logger = logging.getLogger(__name__)
+
+_KEPT_HEADERS = ("allow", "connection", "retry-after", "www-authenticate")
 
 EncodeError = Callable[[int, str], tuple[int, bytes]]
 """From our status and sentence to the status and the JSON document of the protocol."""

@@ -11,17 +11,22 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from core.predicted_keys import PredictedKey
+
 _HEADER = struct.Struct(">II")
 _DESCRIPTION_LENGTH = struct.Struct(">I")
 _ID_BYTES = 16
 _MAX_RECORD_BYTES = 2**30
 _MAX_REASON_CHARS = 2_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
 
 
 def _no_rows(dtype: type[np.floating]) -> NDArray[np.floating]:
@@ -30,10 +35,12 @@ def _no_rows(dtype: type[np.floating]) -> NDArray[np.floating]:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One request: answered, or refused for `reason`.
+    """One request: answered, or not, for `reason`: refused, or failed where `is_failure` says that the version was
+    at fault.
 
-    `inputs` is `(rows, steps * features)`, `monitored` `(rows, monitored)`, `outputs` `(rows, outputs)`; a refusal is
-    one row without values. `at_us` is microseconds since 1970, UTC.
+    `inputs` is `(rows, steps * features)`, `monitored` `(rows, monitored)`, `outputs` `(rows, outputs)`; what was not
+    answered is one row without values, and `refused` is what was wrong of it, each column and kind of fault once.
+    `at_us` is microseconds since 1970, UTC. `keys` says of each row what it is about, where the request does.
     """
 
     at_us: int
@@ -45,6 +52,9 @@ class Entry:
     monitored: NDArray[np.floating] = field(default_factory=lambda: _no_rows(np.float64))
     outputs: NDArray[np.floating] = field(default_factory=lambda: _no_rows(np.float32))
     reason: str | None = None
+    refused: tuple[tuple[str, str], ...] = ()
+    is_failure: bool = False
+    keys: list[PredictedKey | None] | None = None
 
 
 class RecordDamaged(Exception):
@@ -68,19 +78,22 @@ def build_ids(rows: int) -> list[UUID]:
 
 def encode_entry(entry: Entry) -> bytes:
     """The record of an entry."""
-    description = orjson.dumps(
-        {
-            "at_us": entry.at_us,
-            "model": entry.model,
-            "version": entry.version,
-            "request_id": entry.request_id,
-            "rows": len(entry.ids),
-            "inputs": entry.inputs.shape[1],
-            "monitored": entry.monitored.shape[1],
-            "outputs": entry.outputs.shape[1],
-            "reason": None if entry.reason is None else entry.reason[:_MAX_REASON_CHARS],
-        }
-    )
+    described: dict[str, object] = {
+        "at_us": entry.at_us,
+        "model": entry.model,
+        "version": entry.version,
+        "request_id": entry.request_id,
+        "rows": len(entry.ids),
+        "inputs": entry.inputs.shape[1],
+        "monitored": entry.monitored.shape[1],
+        "outputs": entry.outputs.shape[1],
+        "reason": None if entry.reason is None else entry.reason[:_MAX_REASON_CHARS],
+        "refused": entry.refused,
+        "is_failure": entry.is_failure,
+    }
+    if entry.keys is not None:
+        described["keys"] = [None if key is None else (key.entity, to_us(key.time)) for key in entry.keys]
+    description = orjson.dumps(described)
     payload = b"".join(
         (
             _DESCRIPTION_LENGTH.pack(len(description)),
@@ -133,5 +146,23 @@ def _decode_payload(payload: bytes) -> Entry:
         request_id=described["request_id"],
         ids=ids,
         reason=described["reason"],
+        # Records of the release before do not have these.
+        refused=tuple((column, kind) for column, kind in described.get("refused", ())),
+        is_failure=described.get("is_failure", False),
+        keys=_decode_keys(described.get("keys")),
         **arrays,
     )
+
+
+def to_us(time: datetime | None) -> int | None:
+    """A time in microseconds since 1970, UTC."""
+    return None if time is None else (time - _EPOCH) // _TICK
+
+
+def _decode_keys(described: list[tuple[str, int | None] | None] | None) -> list[PredictedKey | None] | None:
+    if described is None:
+        return None
+    return [
+        None if key is None else PredictedKey(key[0], None if key[1] is None else _EPOCH + key[1] * _TICK)
+        for key in described
+    ]

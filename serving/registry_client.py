@@ -23,7 +23,7 @@ OpenRegistry = Callable[[Settings], RegistryClient]
 
 
 def open_registry(settings: Settings) -> RegistryClient:
-    """The registry's client. Its import takes two seconds, so it is made when serving has started, not before."""
+    """The registry's client. It loads MLflow, which takes two seconds, with the first version that is fetched."""
     from core.registry import Registry
 
     return Registry(settings.tracking_address)

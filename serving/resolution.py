@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, TimeoutError
 
 from core.contract import Contract
 from core.errors import DatabaseUnavailable
-from core.tables import workloads
+from core.tables.data import workloads
 from core.targets import LATEST, PRODUCTION, load_targets
 from core.verdicts import load_passed_versions
 from core.version_names import find_numbered, load_version_names

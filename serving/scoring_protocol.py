@@ -14,14 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.contract import Contract
 from core.errors import InvalidInput, Unavailable
-from serving.answering import Answering, PlainRoute
+from serving.answering import PREDICT, READ, Answering, PlainRoute
 from serving.answers import Prediction
 from serving.data_plane import DataPlane, Decode
 from serving.follower import Follower
 from serving.number_arrays import reject
-from serving.protocol_errors import ErrorsShaped
 from serving.scoring_bodies import decode_csv, decode_scoring
 from web.bodies import WrongMediaType
+from web.public_routes import PUBLIC_PATHS
 from web.request_ids import get_request_id
 
 _MODEL_HEADER = b"x-model-name"
@@ -85,8 +85,10 @@ class ScoringProtocol:
         described = {"openapi_extra": _OPENAPI, "responses": _RESPONSES} if method == "POST" else {}
         return PlainRoute(
             path,
-            ErrorsShaped(handler, encode_error, [method]),
+            handler,
             _describe_model if "{model}" in path else _describe,
+            encode_error,
+            None if path in PUBLIC_PATHS else PREDICT if method == "POST" else READ,
             methods=[method],
             name=f"{method} {path}",
             tags=["MLflow's scoring protocol"],
@@ -106,7 +108,7 @@ class ScoringProtocol:
             def compute() -> bytes:
                 return encode_predictions(self._data_plane.predict_decoded(loaded, body, decode, get_request_id(scope)))
 
-            await self._answering.send(send, loaded, compute, len(content))
+            await self._answering.send(scope, send, loaded, compute, len(content))
 
     async def _answer_ping(self, scope: Scope, receive: Receive, send: Send) -> None:
         """200 where an invocation could be answered, else 404, which is how MLflow says that it has no model."""

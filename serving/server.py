@@ -39,6 +39,8 @@ def _build_options(settings: Settings) -> dict[str, Any]:
     return {
         "host": settings.host,
         "port": settings.serving_port,
+        "proxy_headers": True,
+        "forwarded_allow_ips": settings.trusted_proxies,
         "loop": "uvloop",
         "http": "httptools",
         "ws": "none",

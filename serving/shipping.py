@@ -2,26 +2,22 @@
 
 One transaction inserts a batch of predictions, skipping those that are there already, and adds exactly the inserted
 ones to the hourly counts. Only then is the journal's offset moved. A crash in between offers the batch again, and
-nothing of it is inserted or counted a second time.
+nothing of it is inserted or counted a second time. Outcomes that came before their prediction are joined with it there.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.postgresql import insert
 
+from core.contracts import load_contracts
 from core.database import create_partitions
-from core.reference import count_bins
-from core.tables import feature_counts, request_counts
+from core.outcome_joins import SHIPPED, join_shipped
 from serving.copy_format import COLUMNS, encode_copy
+from serving.counting import HOUR_US, Hour, HourKey, add_counts, to_time
 from serving.journal import (
     Segment,
     find_reference,
@@ -36,9 +32,8 @@ from serving.records import Entry, RecordDamaged, read_entries
 logger = logging.getLogger(__name__)
 
 _BATCH_BYTES = 4 * 2**20
-_HOUR_US = 3600 * 10**6
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_COUNTED = ("predictions", "refusals", "answers", "failures")
 _COLUMN_LIST = ", ".join(COLUMNS)
 
 
@@ -122,21 +117,18 @@ def store_entries(connection: Connection, entries: Sequence[Entry], folder: Path
     Reference profiles are those kept in `folder`.
     """
     first_us, last_us = min(entry.at_us for entry in entries), max(entry.at_us for entry in entries)
-    create_partitions(connection, "predictions", _to_time(first_us), _to_time(last_us), "month")
+    create_partitions(connection, "predictions", to_time(first_us), to_time(last_us), "month")
     inserted = _insert_new(connection, entries)
-    requests: Counter[tuple[str, int, int, bool]] = Counter()
-    values: dict[tuple[str, int, int], list[NDArray[np.floating]]] = {}
+    hours: dict[HourKey, Hour] = {}
     for entry in entries:
         new = [position for position, row_id in enumerate(entry.ids) if row_id in inserted]
         if new:
-            hour = entry.at_us // _HOUR_US
-            requests[entry.model, entry.version, hour, entry.reason is not None] += len(new)
-            if entry.reason is None:
-                is_whole = len(new) == len(entry.ids)
-                kept = entry.monitored if is_whole else entry.monitored[new]
-                values.setdefault((entry.model, entry.version, hour), []).append(kept)
-    _add_request_counts(connection, requests)
-    _add_feature_counts(connection, values, folder)
+            hour = hours.setdefault((entry.model, entry.version, entry.at_us // HOUR_US), Hour())
+            hour.add(entry, None if len(new) == len(entry.ids) else new)
+    add_counts(connection, hours, lambda model, version: find_reference(folder, model, version))
+    # Last, since it waits for those who store outcomes: nobody waits for this transaction meanwhile.
+    for contract in load_contracts(connection, {entry.model for entry in entries}):
+        join_shipped(connection, contract)
     return len(inserted)
 
 
@@ -147,66 +139,13 @@ def _insert_new(connection: Connection, entries: Sequence[Entry]) -> set[UUID]:
     with raw.cursor() as cursor:
         # Kept for the session: a new one each time would swell the database's own catalogue.
         cursor.execute(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS shipped (LIKE predictions) ON COMMIT DELETE ROWS",
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {SHIPPED} (LIKE predictions) ON COMMIT DELETE ROWS",
         )
-        with cursor.copy(f"COPY shipped ({_COLUMN_LIST}) FROM STDIN (FORMAT BINARY)") as copy:
+        with cursor.copy(f"COPY {SHIPPED} ({_COLUMN_LIST}) FROM STDIN (FORMAT BINARY)") as copy:
             for piece in encode_copy(entries):
                 copy.write(piece)
         cursor.execute(
-            f"INSERT INTO predictions ({_COLUMN_LIST}) SELECT {_COLUMN_LIST} FROM shipped"  # noqa: S608  both are ours
+            f"INSERT INTO predictions ({_COLUMN_LIST}) SELECT {_COLUMN_LIST} FROM {SHIPPED}"  # noqa: S608  both are ours
             " ON CONFLICT DO NOTHING RETURNING id"
         )
         return {row[0] for row in cursor.fetchall()}
-
-
-def _add_request_counts(connection: Connection, requests: Counter[tuple[str, int, int, bool]]) -> None:
-    # Sorted, so that two shippers lock the rows in the same order.
-    rows = [
-        {"model": model, "version": version, "hour": _to_time(hour * _HOUR_US), "predictions": 0, "refusals": 0}
-        | {"refusals" if is_refusal else "predictions": count}
-        for (model, version, hour, is_refusal), count in sorted(requests.items())
-    ]
-    statement = insert(request_counts)
-    statement = statement.on_conflict_do_update(
-        constraint=request_counts.primary_key,
-        set_={
-            "predictions": request_counts.c.predictions + statement.excluded.predictions,
-            "refusals": request_counts.c.refusals + statement.excluded.refusals,
-        },
-    )
-    for row in rows:
-        connection.execute(statement, row)
-
-
-def _add_feature_counts(
-    connection: Connection, values: dict[tuple[str, int, int], list[NDArray[np.floating]]], folder: Path
-) -> None:
-    rows = []
-    for (model, version, hour), pieces in sorted(values.items(), key=lambda item: item[0]):
-        reference = find_reference(folder, model, version)
-        if reference is None:
-            continue
-        counts = count_bins(reference, np.concatenate(pieces))
-        for name, of_feature in sorted(zip(reference.names, counts, strict=True)):
-            rows += [
-                {
-                    "model": model,
-                    "version": version,
-                    "hour": _to_time(hour * _HOUR_US),
-                    "feature": name,
-                    "bin": int(bin_number),
-                    "count": int(of_feature[bin_number]),
-                }
-                for bin_number in np.flatnonzero(of_feature)
-            ]
-    statement = insert(feature_counts)
-    statement = statement.on_conflict_do_update(
-        constraint=feature_counts.primary_key,
-        set_={"count": feature_counts.c.count + statement.excluded.count},
-    )
-    if rows:
-        connection.execute(statement, rows)
-
-
-def _to_time(at_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=at_us)

@@ -26,7 +26,7 @@ from core.tracking_server import build_server_command, wait_for_tracking
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-SERVER_START_S = 120.0
+SERVER_START_S = 300.0
 
 _SETTINGS_PREFIXES = ("MILLRACE_", "MLFLOW_", "DATABASE_URL", "AUTO_TRAIN_ON_STARTUP")
 

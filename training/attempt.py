@@ -13,15 +13,15 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from core.approvals import ask_for_approval
 from core.connections import Connections
 from core.contract import Contract
 from core.errors import ChampionChanged, ExportFailed, TrainingFailed
-from core.features import build_monitored
+from core.evaluations import TARGET_MEANS, build_evaluation, store_evaluation
 from core.findings import get_finding
 from core.inference import OnnxModel
 from core.model_directory import SAMPLE_ROWS, VersionFiles, log_version
 from core.promotion import promote
-from core.reference import build_reference
 from core.snapshots import get_snapshot, load_snapshot
 from core.tracking import ATTEMPT_TAG, CAUSE_TAG, CODE_TAG, SNAPSHOT_TAG, TRAINING_TAG, VARIANT_TAG, VERSION_NAME_TAG
 from core.trainings import CONTINUE, VERSION_NAME, Training, finish_training, hold_attempt, record_step
@@ -31,15 +31,17 @@ from core.version_names import reserve_version_name, settle_version_name
 from training.budget import Cost, measure_cost
 from training.candidate import Candidate, load_champion
 from training.comparison import gather_evidence
+from training.continuing import choose_earlier
 from training.export import KerasFile, Parity, SavedModel, export_onnx, get_row_shapes, measure_parity
 from training.fit import Fitted, predict
 from training.gate import judge
 from training.kinds import Kind, get_kind
 from training.parts import Columns, Parts, Seen, describe_seen
 from training.plots import write_plots
+from training.profile import build_profile
 from training.provenance import Provenance, describe_provenance
 from training.scorecard import build_scorecard
-from training.variants import Earlier, fit_variants
+from training.variants import fit_variants
 from workloads.declaration import Workload
 
 logger = logging.getLogger(__name__)
@@ -73,14 +75,15 @@ def run_attempt(
     """Carry out this attempt at the training, in the MLflow run `run_id`; returns the gate's verdict.
 
     The training has its snapshot and is running. Where an earlier attempt was ended after its verdict, this one carries
-    that verdict out and trains nothing. Raises AttemptSuperseded when a newer attempt owns it, StepFailed
-    when a step cannot be done however often it is tried, Unavailable when something that it needs is away.
+    that verdict out, in the run that made the version, and trains nothing. Raises AttemptSuperseded when a newer one
+    owns the training, StepFailed when a step cannot be done however often it is tried, Unavailable when something that
+    it needs is away.
     """
     if training.snapshot_digest is None:
         raise TrainingFailed(workload.name, "load its snapshot", "it has none")
     given = dict(training.parameters)
     wanted_name = given.pop(VERSION_NAME, None)
-    continues = bool(given.pop(CONTINUE, 0))
+    wish = given.pop(CONTINUE, 0)
     parameters = workload.resolve_parameters(given)
     contract = workload.build_contract(parameters)
     attempt = _Attempt(connections, workload, training, contract, get_kind(contract), parameters, run_id, folder)
@@ -88,7 +91,7 @@ def run_attempt(
     verdict = _find_verdict(attempt)
     if verdict is not None and training.verdict_id is not None:
         try:
-            return _conclude(attempt, verdict, training.verdict_id)
+            return _conclude(replace(attempt, run_id=training.run_id or run_id), verdict, training.verdict_id)
         except ChampionChanged as error:
             logger.warning("an earlier verdict no longer holds", extra={"reason": error.sentence})
 
@@ -96,12 +99,9 @@ def run_attempt(
     with connections.engine.connect() as connection:
         columns = load_snapshot(connection, training.snapshot_digest, connections.tracking, folder)
     champion_and_keras = load_champion(connections.registry, workload.name, folder)
-    if continues and champion_and_keras is None:
-        raise TrainingFailed(workload.name, "continue an earlier version", "no version is in Production")
     champion = None if champion_and_keras is None else champion_and_keras[0]
-    earlier = (
-        Earlier(champion_and_keras[0].contract, champion_and_keras[1]) if continues and champion_and_keras else None
-    )
+    earlier, parameters = choose_earlier(workload, wish, champion_and_keras, given)
+    attempt = replace(attempt, parameters=parameters)
 
     attempt.record("fit", 0.05)
     variant = fit_variants(
@@ -129,10 +129,10 @@ def run_attempt(
     saved, onnx_path, parity, cost = _export(attempt, parts, fitted)
     evaluation |= {"parity": asdict(parity), "cost": asdict(cost), "provenance": provenance.to_document()}
     attempt.record("calibrate reference", 0.76)
-    reference = build_reference(
-        build_monitored(contract, parts.train.inputs),
-        [monitored.name for monitored in contract.monitored],
-        [monitored.unit for monitored in contract.monitored],
+    reference = build_profile(
+        contract,
+        parts,
+        predict(fitted.model, parts.train.inputs),
         target_rate=workload.drift.target_rate,
         seed=int(parameters["seed"]),
     )
@@ -148,7 +148,7 @@ def run_attempt(
     source = log_version(
         run_id, files, input_shape=saved.input_shape, output_shape=saved.output_shape, name=workload.name
     )
-    version = _register(attempt, source)
+    version = _register(attempt, source, evaluation)
     challenger = Candidate(version, contract, saved, seen)
     return _decide(attempt, columns, parts, challenger, champion, (parity, cost))
 
@@ -202,6 +202,7 @@ def _evaluate(attempt: _Attempt, parts: Parts, fitted: Fitted, seen: Seen) -> di
         },
         **seen.to_document(),
         "best_epoch": fitted.best_epoch,
+        TARGET_MEANS: parts.train.targets.mean(axis=0).tolist() if contract.kind == "tabular" else None,
         "snapshot_digest": attempt.training.snapshot_digest,
         SAMPLE_ROWS: parts.holdout.inputs[-_SAMPLE_ROWS:].tolist(),
     }
@@ -231,7 +232,7 @@ def _export(attempt: _Attempt, parts: Parts, fitted: Fitted) -> tuple[SavedModel
     return saved, onnx_path, parity, measure_cost(saved, onnx_path or keras_path, parts.holdout.inputs)
 
 
-def _register(attempt: _Attempt, source: str) -> int:
+def _register(attempt: _Attempt, source: str, evaluation: Mapping[str, object]) -> int:
     training = attempt.training
     tags = {
         TRAINING_TAG: str(training.id),
@@ -243,9 +244,13 @@ def _register(attempt: _Attempt, source: str) -> int:
     }
     with attempt.connections.engine.begin() as connection:
         hold_attempt(connection, training.id, training.attempt)
-        _delete_leftovers(connection, attempt)
         registered = attempt.connections.registry.register(attempt.workload.name, attempt.run_id, source, tags)
+        _delete_leftovers(connection, attempt, registered.version)
         settle_version_name(connection, training.id, registered.version)
+        if attempt.contract.kind != "ranking":
+            promised = build_evaluation(registered.version, evaluation, attempt.contract)
+            if promised is not None:
+                store_evaluation(connection, promised)
         record_step(
             connection,
             training.id,
@@ -257,14 +262,17 @@ def _register(attempt: _Attempt, source: str) -> int:
     return registered.version
 
 
-def _delete_leftovers(connection: Connection, attempt: _Attempt) -> None:
-    """Delete what an earlier attempt at this training registered and never brought to a verdict."""
+def _delete_leftovers(connection: Connection, attempt: _Attempt, registered: int) -> None:
+    """Delete what else was registered for this training and never came to a verdict.
+
+    By an earlier attempt, or by this one: a request whose answer was lost is sent again by MLflow's client.
+    """
     model, training, registry = attempt.workload.name, attempt.training, attempt.connections.registry
     outcomes = load_outcomes(connection, model)
     for found in registry.load_versions(model):
         is_own = found.tags.get(TRAINING_TAG) == str(training.id)
-        is_earlier = is_own and int(found.tags[ATTEMPT_TAG]) < training.attempt
-        if is_earlier and found.stage == "None" and found.version not in outcomes:
+        is_other = is_own and found.version != registered
+        if is_other and found.stage == "None" and found.version not in outcomes:
             registry.delete_version(model, found.version)
             logger.warning("version without a verdict deleted", extra={"model": model, "version": found.version})
 
@@ -299,6 +307,8 @@ def _decide(
             speaks_against_champion=speaks_against,
         )
         verdict = judge(workload.name, workload.gate, evidence, seed=int(attempt.parameters["seed"]))
+        if verdict.outcome == "promote" and workload.approver is not None:
+            verdict = replace(verdict, approver=workload.approver.word)
         with connections.engine.begin() as connection:
             hold_attempt(connection, training.id, training.attempt)
             verdict_id = store_verdict(connection, verdict, training.id)
@@ -323,7 +333,10 @@ def _speaks_against(attempt: _Attempt, champion: int) -> bool:
 
 
 def _conclude(attempt: _Attempt, verdict: Verdict, verdict_id: uuid.UUID) -> Verdict:
-    """Carry the verdict out, unless that was done already, and end the training; raises ChampionChanged."""
+    """Carry the verdict out, unless that was done already, and end the training; raises ChampionChanged.
+
+    What was done once, and rolled back or rejected since, is not done again.
+    """
     workload, training, connections = attempt.workload, attempt.training, attempt.connections
 
     def check(connection: Connection, production: int | None) -> None:
@@ -333,7 +346,11 @@ def _conclude(attempt: _Attempt, verdict: Verdict, verdict_id: uuid.UUID) -> Ver
 
     with connections.engine.connect() as connection:
         is_done = has_finished_transition(connection, verdict_id)
-    if verdict.outcome == "promote" and not is_done:
+    if verdict.outcome == "promote" and verdict.approver is not None and not is_done:
+        ask_for_approval(
+            connections.engine, connections.registry, verdict, verdict_id, actor=training.actor, guard=check
+        )
+    elif verdict.outcome == "promote" and not is_done:
         promote(
             connections.engine,
             connections.registry,

@@ -1,6 +1,7 @@
 """A version on disk as the gate scores it: its export, run by ONNX Runtime, on rows of a snapshot."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -13,6 +14,7 @@ from core.registry import Registry
 from training.export import SavedModel, load_saved
 from training.kinds import get_kind
 from training.parts import Columns, FloatArray, Part, Seen
+from training.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Candidate:
     contract: Contract
     model: SavedModel
     seen: Seen
+    parameters: Mapping[str, int | float] = field(default_factory=dict)
+    """What its training was set to, of a version that is read from its files."""
 
     def predict(self, contract: Contract, columns: Columns, part: Part) -> "Scored":
         """Predictions for the rows of `part`, which `contract` built from the snapshot's columns, in its terms.
@@ -50,11 +54,13 @@ class Scored:
 def open_candidate(version: int, folder: Path) -> Candidate:
     """The candidate whose model directory is `folder`; raises ModelDirectoryRejected."""
     directory = ModelDirectory.open(folder)
+    provenance = Provenance.from_document(directory.evaluation)
     return Candidate(
         version=version,
         contract=Contract.model_validate(directory.contract),
         model=load_saved(directory),
         seen=Seen.from_document(directory.evaluation),
+        parameters={} if provenance is None else provenance.parameters,
     )
 
 

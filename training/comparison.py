@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from core.bootstrap import choose_row_blocks
 from core.contract import Contract
 from core.errors import TrainingFailed
-from training.bootstrap import choose_row_blocks
 from training.budget import Cost
 from training.candidate import Candidate
 from training.export import Parity

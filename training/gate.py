@@ -15,8 +15,8 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from core.bootstrap import bootstrap_mean_interval
 from core.verdicts import Check, Verdict, VerdictOutcome
-from training.bootstrap import bootstrap_mean_interval
 from training.budget import Cost
 from training.parts import FloatArray, Mask
 from workloads.declaration import GatePolicy, Slice

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.bootstrap import bootstrap_mean_interval, bootstrap_metric_intervals, choose_row_blocks
 from core.contract import Contract
 from training.backtest import Backtest, run_backtest
-from training.bootstrap import bootstrap_mean_interval, bootstrap_metric_intervals, choose_row_blocks
 from training.calibration import Calibration, measure_calibration
 from training.kinds import Kind, get_kind
 from training.parts import FloatArray, Part, Parts

@@ -88,7 +88,9 @@ def fit_variant(
     kind = get_kind(declared)
     contract = kind.learn_contract(declared, columns, workload.split)
     if earlier is not None:
-        _check_continued(declared, earlier.contract)
+        difference = find_difference(declared, earlier.contract)
+        if difference is not None:
+            raise TrainingFailed(declared.model, "continue an earlier version", difference)
         # Its weights belong to its codes and its scale.
         contract = contract.model_copy(
             update={
@@ -109,14 +111,16 @@ def fit_variant(
     return FittedVariant(contract, parts, fitted, kind.measure(contract, parts.validation.targets, predictions))
 
 
-def _check_continued(declared: Contract, earlier: Contract) -> None:
-    """Weights belong to the features and outputs in their order, which the shapes alone do not show."""
+def find_difference(declared: Contract, earlier: Contract) -> str | None:
+    """In words, why the earlier version's weights cannot be trained on; None if they can.
+
+    Weights belong to the features and outputs in their order, which the shapes alone do not show.
+    """
     for name in ("features", "task", "classes"):
         was, now = getattr(earlier, name), getattr(declared, name)
         if was != now:
-            raise TrainingFailed(
-                declared.model, "continue an earlier version", f"its {name} were {was} and are {now} now; train anew"
-            )
+            return f"its {name} were {was} and are {now} now; train anew"
+    return None
 
 
 def _log_variant(

@@ -1,7 +1,9 @@
 """Forwarding of requests to another process: bodies stream both ways, nothing of them is kept."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 
 import httpx
 from starlette.requests import ClientDisconnect
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 2.0
 _ANSWER_TIMEOUT_S = 600.0
 _MAX_CONNECTIONS = 200
+_ANSWERED_KEY = "millrace.answered_upstream"
 
 # RFC 9110, section 7.6.1; what the Connection header names is dropped too.
 _HOP_BY_HOP = {
@@ -37,18 +40,25 @@ _OURS_IN_ANSWER = {HEADER, b"date", b"server"}
 class Forwarder:
     """An ASGI application that sends each request to the process at `address`.
 
-    `prefix` is taken off the path first. Redirects are answered, not followed. Raises UpstreamUnavailable where the
-    process does not answer; `what` names it. Raises BodyTooLarge for a body longer than `find_limit(path)` bytes, None
-    being no limit: an answer that the process gave in the middle of the body could be lost with the connection.
+    `prefix` is taken off the path first. Redirects are answered, not followed. Headers in `kept_back` are not sent on.
+    Raises UpstreamUnavailable where the process does not answer; `what` names it. Raises BodyTooLarge for a body longer
+    than `find_limit(path)` bytes, None being no limit: an answer that the process gave in the middle of the body could
+    be lost with the connection.
     """
 
     def __init__(
-        self, what: str, address: str, prefix: str = "", find_limit: Callable[[str], int | None] = lambda _: None
+        self,
+        what: str,
+        address: str,
+        prefix: str = "",
+        find_limit: Callable[[str], int | None] = lambda _: None,
+        kept_back: frozenset[bytes] = frozenset(),
     ) -> None:
         self._what = what
         self._address = httpx.URL(address)
         self._prefix = prefix.encode()
         self._find_limit = find_limit
+        self._kept_back = kept_back
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             # The environment's proxy is for the outside world.
@@ -64,7 +74,7 @@ class Forwarder:
         request = self._client.build_request(
             scope["method"],
             self._build_url(scope),
-            headers=_build_headers(scope),
+            headers=_build_headers(scope, self._kept_back),
             content=_stream_body(receive, limit) if _has_body(scope) else None,
         )
         # httpx adds its own where the caller sent none.
@@ -76,14 +86,10 @@ class Forwarder:
         except httpx.TransportError as error:
             logger.warning("%s does not answer: %s", self._what, str(error) or type(error).__name__)
             raise UpstreamUnavailable(self._what) from error
-        try:
-            headers = _drop(answer.headers.raw, _OURS_IN_ANSWER)
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-            async for piece in answer.aiter_raw():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            await answer.aclose()
+        async with aclosing(answer):
+            # Before anyone looks whether the client has left: who records answers has to be told of this one.
+            await _begin(scope, answer, send)
+            await _pass_on_while_read(answer, receive, send)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -97,11 +103,47 @@ class Forwarder:
         return self._address.copy_with(raw_path=base + path + (b"?" + query if query else b""))
 
 
-def _build_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+async def _begin(scope: Scope, answer: httpx.Response, send: Send) -> None:
+    headers = _drop(answer.headers.raw, _OURS_IN_ANSWER)
+    scope[_ANSWERED_KEY] = True
+    await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
+
+
+async def _pass_on_while_read(answer: httpx.Response, receive: Receive, send: Send) -> None:
+    passing = asyncio.ensure_future(_pass_on(answer, send))
+    leaving = asyncio.ensure_future(_wait_until_gone(receive))
+    try:
+        # A stream may be silent for long: only who asked for it says that nobody reads it any more.
+        await asyncio.wait((passing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if passing.done():
+            await passing
+    finally:
+        for task in (passing, leaving):
+            task.cancel()
+        await asyncio.gather(passing, leaving, return_exceptions=True)
+
+
+async def _pass_on(answer: httpx.Response, send: Send) -> None:
+    async for piece in answer.aiter_raw():
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def is_answered_upstream(scope: Scope) -> bool:
+    """Whether the answer to this request is that of the process it was forwarded to."""
+    return _ANSWERED_KEY in scope
+
+
+def _build_headers(scope: Scope, kept_back: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     given = dict(scope["headers"])
     client = scope.get("client")
     return [
-        *_drop(scope["headers"], _OURS_IN_REQUEST),
+        *_drop(scope["headers"], _OURS_IN_REQUEST | kept_back),
         (HEADER, get_request_id(scope).encode()),
         (b"x-forwarded-host", given.get(b"host", b"")),
         (b"x-forwarded-proto", scope["scheme"].encode()),

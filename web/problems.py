@@ -7,7 +7,7 @@ Members of a document: `type` (relative to the api's address), `title`, `status`
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 from fastapi import FastAPI
@@ -17,8 +17,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.account_errors import (
+    Forbidden,
+    SignInFailed,
+    SignInRequestRejected,
+    SignInThrottled,
+    Unauthenticated,
+)
 from core.errors import Conflict, Fault, InvalidInput, MillraceError, NotFound, Unavailable, show_faults, show_value
 from core.serving_errors import AnswerNotFinite, AnswerTooSlow, Overloaded
+from core.tracking_errors import TrackingDenied, TransferPastTheDoor
 from web.bodies import BodyTooLarge, BodyTooSlow, MalformedBody, WrongMediaType
 from web.request_ids import HEADER, assign_request_id, get_answer_headers, get_request_id
 
@@ -31,6 +39,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _KIND_KEY = "millrace.error_kind"
 
 Observe = Callable[[Scope, int, float], None]
+Record = Callable[[Scope, int], Awaitable[None]]
 
 
 class MethodNotAllowed(InvalidInput):
@@ -55,6 +64,11 @@ class InvalidFields(InvalidInput):
 # The first class that fits decides; what fits none is an internal error, whose sentence may name paths.
 _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
     (MalformedBody, 400),
+    # What OAuth 2 (RFC 6749, section 5.2) answers these with.
+    (SignInFailed, 400),
+    (SignInRequestRejected, 400),
+    (Unauthenticated, 401),
+    (Forbidden, 403),
     (MethodNotAllowed, 405),
     (BodyTooSlow, 408),
     (BodyTooLarge, 413),
@@ -62,6 +76,9 @@ _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
     (InvalidInput, 422),
     (NotFound, 404),
     (Conflict, 409),
+    (SignInThrottled, 429),
+    (TrackingDenied, 403),
+    (TransferPastTheDoor, 501),
     (Overloaded, 429),
     (AnswerTooSlow, 504),
     (Unavailable, 503),
@@ -69,15 +86,16 @@ _STATUSES: Sequence[tuple[type[MillraceError], int]] = (
 )
 
 
-def install_problem_details(app: FastAPI, observe: Observe | None = None) -> None:
+def install_problem_details(app: FastAPI, observe: Observe | None = None, record: Record | None = None) -> None:
     """Answer every error of `app` as a problem document and every request with its X-Request-ID.
 
-    `observe` is told of every answer: the request's scope, the status and the seconds that it took.
+    `observe` is told of every answer: the request's scope, the status and the seconds that it took. `record` is awaited
+    with scope and status before an answer begins.
     """
     app.add_exception_handler(MillraceError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_fields)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_middleware(RequestDoor, observe=observe)
+    app.add_middleware(RequestDoor, observe=observe, record=record)
 
 
 def build_problem(error: MillraceError, request_id: str) -> Response:
@@ -86,8 +104,10 @@ def build_problem(error: MillraceError, request_id: str) -> Response:
     if status is None:
         return build_internal_problem(request_id)
     headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", RETRY_AFTER_S))
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
     if status in (408, 413):
@@ -120,9 +140,10 @@ def build_internal_problem(request_id: str) -> Response:
 class RequestDoor:
     """Gives each request its id, puts it on the answer, and turns what nothing else handled into a problem document."""
 
-    def __init__(self, app: ASGIApp, observe: Observe | None = None) -> None:
+    def __init__(self, app: ASGIApp, observe: Observe | None = None, record: Record | None = None) -> None:
         self._app = app
         self._observe = observe
+        self._record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +158,8 @@ class RequestDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._record is not None:
+                    await self._record(scope, status)
                 message["headers"] = [*message.get("headers", ()), header, *get_answer_headers(scope)]
             await send(message)
 

@@ -20,7 +20,13 @@ from core.contract import (
     build_contract,
 )
 from core.errors import DeclarationRejected, ParameterRejected
-from core.policies import DriftPolicy
+from core.parameters import TrainingParameter, check_parameters
+from core.policies import AlertPolicy, DriftPolicy, Limits, ProbationPolicy
+from core.principals import Role
+from core.schedules import CRON_FIELDS, check_time_zone
+
+FIT_PARAMETERS = ("max_epochs", "patience", "batch_size", "seed")
+"""Parameters of every workload, which say how a network is fitted and not what it is."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +44,17 @@ class Parameter:
 
     def check(self, name: str, value: object) -> int | float:
         """The value in the parameter's own type; raises ParameterRejected."""
-        is_whole = isinstance(self.default, int)
-        allowed = f"a{' whole' if is_whole else ''} number from {self.minimum} to {self.maximum} ({self.description})"
-        try:
-            number = float(str(value))
-        except ValueError:
-            raise ParameterRejected(name, value, allowed) from None
-        if not self.minimum <= number <= self.maximum or (is_whole and not number.is_integer()):
-            raise ParameterRejected(name, value, allowed)
-        return int(number) if is_whole else number
+        return self.describe(name).check(value)
+
+    def describe(self, name: str) -> TrainingParameter:
+        """What other processes know of it."""
+        return TrainingParameter(
+            name=name,
+            default=self.default,
+            minimum=self.minimum,
+            maximum=self.maximum,
+            description=self.description,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,35 @@ _METRICS: Mapping[Task, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """When a workload is trained by the clock: `cron` has five fields, in wall-clock time of `time_zone`.
+
+    A time that the clocks leave out when they are put forward is due as much later; one that comes twice, once.
+    """
+
+    cron: str
+    time_zone: str = "UTC"
+
+    @property
+    def text(self) -> str:
+        """Both in one, as they are recorded."""
+        return f"{self.cron} {self.time_zone}"
+
+    def check(self, workload: str) -> None:
+        """Raise DeclarationRejected where it names no time, or no time zone."""
+        # The catalogue is read by commands too, which do without the worker's packages.
+        from croniter import CroniterError, croniter
+
+        if len(self.cron.split()) != CRON_FIELDS:
+            raise DeclarationRejected(workload, f"schedule {self.text!r}: five fields are expected, as in 0 0 * * *")
+        try:
+            check_time_zone(self.time_zone)
+            croniter(self.cron).get_prev()
+        except (ValueError, CroniterError) as error:
+            raise DeclarationRejected(workload, f"schedule {self.text!r}: {error}") from None
+
+
+@dataclass(frozen=True)
 class PulledSource:
     """Rows that are fetched from outside by a schedule, where a setting turns that on.
 
@@ -135,12 +172,16 @@ class Subscription:
 
     With `time_from="arrival"` the row's time is when its message arrived, cut down to whole steps of the series, so
     that a message which the broker delivers again is the same row.
+
+    With `brings="outcomes"` a message is an outcome instead: its columns are those of the key and the target, or
+    `prediction_id`, the target and, of several steps ahead, `step`.
     """
 
     topic: str
     payload: Literal["object", "array", "value"] = "object"
     columns: tuple[str, ...] = ()
     time_from: Literal["payload", "arrival"] = "payload"
+    brings: Literal["observations", "outcomes"] = "observations"
 
     @property
     def levels(self) -> tuple[str | None, ...]:
@@ -164,6 +205,13 @@ class Subscription:
             )
         columns = [*(column for column in self.levels if column), *self.columns]
         known = {column.name for column in contract.columns}
+        if self.brings == "outcomes":
+            key = contract.key
+            known = {"prediction_id", "step", contract.target, *(one for one in (key.entity, key.time, key.id) if one)}
+            if contract.kind == "ranking" or self.time_from == "arrival":
+                raise DeclarationRejected(
+                    contract.model, f"topic={self.topic!r}: no outcomes of a ranking, nor by the time of arrival"
+                )
         if unknown := sorted(set(columns) - known):
             raise DeclarationRejected(contract.model, f"topic={self.topic!r}: {unknown} is none of the columns")
         if len(set(columns)) != len(columns):
@@ -191,7 +239,8 @@ class Workload:
 
     `steps` is a number, or the name of the parameter that holds it. `variants` are other sets of features by name,
     each of which every training tries; `features` is one of them, or all there is. `model` and `sample` name functions
-    as `module:function`; they are imported when they are needed, because the model's module loads Keras.
+    as `module:function`; they are imported when they are needed, because the model's module loads Keras. With
+    `approver` a version that the gate let pass waits until that role, or one above it, approves.
     """
 
     name: str
@@ -221,21 +270,23 @@ class Workload:
     pulled: tuple[PulledSource, ...] = ()
     subscriptions: tuple[Subscription, ...] = ()
     slices: tuple[Slice, ...] = ()
+    schedule: Schedule | None = None
     sample: str | None = None
     split: SplitPolicy = field(default_factory=SplitPolicy)
     gate: GatePolicy = field(default_factory=GatePolicy)
     drift: DriftPolicy = field(default_factory=DriftPolicy)
+    alerts: AlertPolicy = field(default_factory=AlertPolicy)
+    probation: ProbationPolicy = field(default_factory=ProbationPolicy)
+    approver: Role | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def resolve_parameters(self, given: Mapping[str, object] | None = None) -> dict[str, int | float]:
         """Every parameter with its value, `given` over the defaults; raises ParameterRejected."""
-        given = given or {}
-        unknown = sorted(set(given) - set(self.parameters))
-        if unknown:
-            raise ParameterRejected(unknown[0], given[unknown[0]], f"known are {', '.join(self.parameters)}")
-        return {
-            name: parameter.check(name, given.get(name, parameter.default))
-            for name, parameter in self.parameters.items()
-        }
+        checked = check_parameters(self._describe_parameters(), given or {})
+        return {name: checked.get(name, parameter.default) for name, parameter in self.parameters.items()}
+
+    def _describe_parameters(self) -> tuple[TrainingParameter, ...]:
+        return tuple(parameter.describe(name) for name, parameter in self.parameters.items())
 
     def build_contract(self, parameters: Mapping[str, int | float] | None = None, variant: str = "") -> Contract:
         """The contract of a version of that variant, trained with these parameters; with none, of the defaults.
@@ -270,6 +321,7 @@ class Workload:
             ranking=self.ranking,
             monitored=self.monitored,
             routes=self.routes,
+            parameters=self._describe_parameters(),
         )
         for subscription in self.subscriptions:
             subscription.check(contract)
@@ -307,7 +359,7 @@ class Workload:
                 raise DeclarationRejected(self.name, f"parameter {name!r} has a default outside its bounds")
             if not parameter.minimum <= low <= high <= parameter.maximum:
                 raise DeclarationRejected(self.name, f"parameter {name!r} is searched outside its bounds")
-        for needed in ("max_epochs", "patience", "batch_size", "seed"):
+        for needed in FIT_PARAMETERS:
             if needed not in self.parameters:
                 raise DeclarationRejected(self.name, f"parameter {needed!r} is missing; every training reads it")
         if isinstance(self.steps, str) and self.steps not in self.parameters:
@@ -318,6 +370,10 @@ class Workload:
         if min(shares) <= 0 or sum(shares) >= 1:
             raise DeclarationRejected(self.name, f"split has the shares {shares}; each is above 0, both below 1")
         self._check_gate()
+        if self.approver is Role.VIEWER:
+            raise DeclarationRejected(self.name, "approver is a viewer, who reads; operator or administrator is needed")
+        if self.schedule is not None:
+            self.schedule.check(self.name)
         for which in ("model", "sample"):
             if which == "model" or self.sample is not None:
                 self.load_function(which)

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from core.tables import metadata
+from core.tables.metadata import metadata
 
 
 def run() -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cli import output
 from cli.main import main
 from core.embedded_database import running_database
 from tests.cli.running import Done, Run, build_environment
 from tests.conftest import make_open_folder
+
+_WIDTH = 300
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,8 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs a command as a person does, in this process: `run(*arguments, **environment)`."""
+    # It took the terminal's width when it was imported.
+    monkeypatch.setattr(output.console, "width", _WIDTH)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     umask = os.umask(0o022)
@@ -39,8 +44,8 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             main()
         code = ended.value.code
         assert isinstance(code, int)
-        output = capsys.readouterr()
-        return Done(code, output.out, output.err)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
 
     yield run_here
     root.handlers[:], root.level = handlers, level

@@ -153,6 +153,13 @@ def test_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) -> N
     assert not (tmp_path / "postgres").exists()
 
 
+def test_up_does_not_start_on_schedules_that_are_none(tmp_path: Path) -> None:
+    done = run_process(tmp_path, "up", MILLRACE_SCHEDULES="nothing=off")
+    assert done.returncode != 0
+    assert "there is no workload 'nothing'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- data --------------------------------------------------------------------------------------------------------
 
 

@@ -35,10 +35,12 @@ def build_finding(hours: int = 0, model: str = "prices") -> Finding:
 def test_check_is_enqueued_for_the_model(controlled: Controlled) -> None:
     response = controlled.client.post("/models/prices/checks")
     assert response.status_code == 202
-    assert response.headers["location"] == "/models/prices/findings"
+    job_id = response.json()["job_id"]
+    assert response.headers["location"] == f"/jobs/{job_id}"
+    assert controlled.client.get(f"/jobs/{job_id}").json()["state"] == "queued"
     with controlled.connections.engine.connect() as connection:
-        job = connection.execute(text("SELECT id, task_name, queue_name, args FROM procrastinate_jobs")).one()
-    assert tuple(job) == (response.json()["job_id"], "check", "checks", {"model": "prices"})
+        job = connection.execute(text("SELECT task_name, queue_name, args FROM procrastinate_jobs")).one()
+    assert tuple(job) == ("check", "checks", {"check_id": job_id})
 
 
 def test_findings_are_listed_newest_first_and_shown_with_their_measure(controlled: Controlled) -> None:

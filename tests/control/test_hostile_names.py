@@ -31,6 +31,7 @@ _NAMES = [
 _BODIES = {
     "promote": {"version": 1},
     "target": {"target": "latest"},
+    "reject": {"reason": "no"},
 }
 
 
@@ -55,7 +56,7 @@ def test_hostile_name_is_refused_on_every_route(steady: Controlled, name: str) -
     assert len(routes) >= 15
     for method, path in routes:
         hostile = path.replace("{model}", quote(name, safe="")).replace("{finding_id}", quote(name, safe=""))
-        hostile = hostile.replace("{training_id}", quote(name, safe=""))
+        hostile = hostile.replace("{training_id}", quote(name, safe="")).replace("{version}", quote(name, safe=""))
         response = _ask(steady.client, method, hostile)
         assert 400 <= response.status_code < 500, (method, path, response.text)
         assert response.headers["content-type"] == "application/problem+json"
@@ -69,6 +70,9 @@ def test_undeclared_model_is_not_found_on_every_route(steady: Controlled) -> Non
         if "{model}" not in path:
             continue
         asked = path.replace("{model}", "nothing").replace("{finding_id}", "00000000-0000-0000-0000-000000000000")
+        asked = asked.replace("{version}", "1")
+        if path.endswith("/served"):
+            asked += "?at=2026-01-01T00:00"
         response = _ask(steady.client, method, asked)
         assert response.status_code == 404, (method, path, response.text)
         assert response.json()["type"] == "/problems/model-not-found"

@@ -6,8 +6,8 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from control import observation_rows
-from core.tables import sources
+from control import row_bodies
+from core.tables.data import sources
 from tests.control.running import Controlled
 
 PATH = "/models/prices/observations"
@@ -68,7 +68,7 @@ def test_rows_none_of_which_is_accepted_are_a_problem_and_are_kept(controlled: C
 def test_ndjson_longer_than_a_batch_is_stored_in_several_and_counts_lines_through(
     controlled: Controlled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observation_rows, "MAX_ROWS", 100)
+    monkeypatch.setattr(row_bodies, "MAX_ROWS", 100)
     rows = [orjson.dumps(day(number, 1.0 + number)) for number in range(250)]
     rows[203] = b"{broken"
 
@@ -88,7 +88,7 @@ def test_ndjson_longer_than_a_batch_is_stored_in_several_and_counts_lines_throug
 def test_long_lines_are_stored_before_they_fill_the_memory(
     controlled: Controlled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observation_rows, "_BATCH_BYTES", 20_000)
+    monkeypatch.setattr(row_bodies, "_BATCH_BYTES", 20_000)
     body = b"\n".join(orjson.dumps({**day(number), "note": "x" * 4_000}) for number in range(20))
     response = controlled.client.post(PATH, content=body, headers=NDJSON)
     assert response.status_code == 201, response.text

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from ingestion.store import build_table_name, has_table
+from tests.accounts import ACTOR, HEADER_LINE
 from tests.control.running import Controlled
 
 _FIRST = date(2024, 1, 1)
@@ -86,7 +87,7 @@ def test_source_is_recorded_with_its_actor_and_a_plain_name(controlled: Controll
     controlled.client.post(_PATH, files={"file": ("..\\..\\a/b<script>\x01.csv", _FILE)})
     with controlled.connections.engine.connect() as connection:
         row = connection.execute(text("SELECT name, actor, kind, state, bytes FROM sources")).one()
-    assert tuple(row) == ("b_script__01.csv", "local", "rest", "imported", len(_FILE))
+    assert tuple(row) == ("b_script__01.csv", ACTOR, "rest", "imported", len(_FILE))
 
 
 def test_bad_rows_refuse_the_file_and_are_named(controlled: Controlled) -> None:
@@ -154,12 +155,14 @@ def test_upload_over_the_limit_is_refused(steady: Controlled) -> None:
     assert response.json()["max_bytes"] == 100_000
 
 
-def _send(steady: Controlled, *, length: int | None, body: Iterable[bytes] = ()) -> tuple[bytes, int]:
+def _send(
+    steady: Controlled, *, length: int | None, body: Iterable[bytes] = (), line: str = HEADER_LINE
+) -> tuple[bytes, int]:
     """What the server answers before it closes the connection, and how many bytes of the body it took."""
     parts = urlsplit(steady.address)
     framing = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
     head = (
-        f"POST {_PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        f"POST {_PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\n{line}Content-Type: multipart/form-data; boundary=x\r\n"
         f"{framing}\r\n\r\n"
     )
     answer, sent = b"", 0
@@ -198,14 +201,23 @@ def test_two_gigabytes_in_pieces_are_refused_at_the_limit_and_the_connection_is_
     assert _count(steady) == 0
 
 
+def test_nobody_is_told_so_before_two_gigabytes_were_sent(steady: Controlled) -> None:
+    pieces = itertools.chain([_write_part()], itertools.repeat(b"1" * 65536, (2 << 30) // 65536))
+
+    answer, sent = _send(steady, length=None, body=pieces, line="")
+
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 401 ")
+    assert sent < 64 << 20
+
+
 # The framework leaves the file of a form that breaks off to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_body_shorter_than_its_declared_length_stores_nothing(steady: Controlled) -> None:
     """The client ends before its body does: there is nobody to answer, and nothing of it is taken for a file."""
     parts = urlsplit(steady.address)
     head = (
-        f"POST {_PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-        "Content-Length: 50000\r\n\r\n"
+        f"POST {_PATH} HTTP/1.1\r\nHost: {parts.netloc}\r\n{HEADER_LINE}"
+        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 50000\r\n\r\n"
     )
     with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
         connection.sendall(head.encode() + _write_part(_FILE) + b"\r\n--x--\r\n")

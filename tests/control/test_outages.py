@@ -50,6 +50,7 @@ def test_database_that_goes_away_is_a_503_and_comes_back_without_a_restart(
 
 
 def test_readiness_says_what_is_away(own_database: EmbeddedDatabase, database_folder: Path, nowhere: str) -> None:
+    migrate_database(own_database.url)
     with controlling(database_folder, own_database.url, nowhere) as running:
         states = _load_states(running)
         assert states == {"database": "ok", "tracking": "failed"}
@@ -67,12 +68,13 @@ def test_tracking_server_that_is_away_is_a_503_within_seconds(controlled: Contro
         ("POST", "/models/prices/promote", {"version": 1}),
         ("POST", "/models/prices/rollback", None),
         ("PUT", "/models/prices/target", {"target": "1"}),
-        ("GET", "/mlflow/api/3.0/mlflow/server-info", None),
-        ("GET", "/mlflow/", None),
     ):
         response = controlled.client.request(method, path, json=body)
         assert response.status_code == 503, (path, response.text)
         assert response.headers["content-type"] == "application/problem+json"
+    for path in ("/mlflow/api/3.0/mlflow/server-info", "/mlflow/"):
+        response = controlled.client.get(path)
+        assert (response.status_code, response.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
     assert time.monotonic() - begun_at < 40
     # What needs no registry goes on.
     assert controlled.client.put("/models/prices/target", json={"target": "latest"}).status_code == 200

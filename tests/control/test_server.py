@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import text
 
+from tests.accounts import HEADERS, add_test_token
 from tests.conftest import find_free_port
 from tests.control.running import Controlled
 
@@ -29,7 +30,7 @@ def test_request_that_waits_for_the_database_holds_up_no_other(controlled: Contr
         waiting.start()
         time.sleep(0.3)
         for path in ("/health/live", "/trainings"):
-            assert httpx.get(controlled.address + path, timeout=2).status_code == 200
+            assert httpx.get(controlled.address + path, headers=HEADERS, timeout=2).status_code == 200
         assert answered == []
     waiting.join(10)
     assert answered == [200]
@@ -37,6 +38,7 @@ def test_request_that_waits_for_the_database_holds_up_no_other(controlled: Contr
 
 def test_process_answers_and_ends_on_sigterm(tmp_path: Path, platform_url: str) -> None:
     port = find_free_port()
+    add_test_token(platform_url)
     program = "import sys; from control.server import run_control; from core.settings import load_settings; "
     program += "run_control(load_settings(), sys.argv[1])"
     environment = os.environ | {"MILLRACE_HOME": str(tmp_path), "MILLRACE_CONTROL_PORT": str(port)}
@@ -47,7 +49,7 @@ def test_process_answers_and_ends_on_sigterm(tmp_path: Path, platform_url: str) 
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert httpx.get(f"http://127.0.0.1:{port}/trainings").json() == []
+        assert httpx.get(f"http://127.0.0.1:{port}/trainings", headers=HEADERS).json() == []
         process.send_signal(signal.SIGTERM)
         # The server ends with the signal that ended it.
         assert process.wait(15) in (0, -signal.SIGTERM)

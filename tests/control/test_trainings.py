@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from core.trainings import fail_training, finish_training, start_attempt
 from core.verdicts import Check, Verdict, store_verdict
+from tests.accounts import ACTOR
 from tests.control.running import Controlled
 
 
@@ -18,7 +19,7 @@ def test_training_request_is_queued_with_its_job_in_one_transaction(controlled: 
     assert response.status_code == 202
     document = response.json()
     assert response.headers["location"] == f"/trainings/{document['id']}"
-    assert (document["state"], document["cause"], document["actor"]) == ("queued", "hand", "local")
+    assert (document["state"], document["cause"], document["actor"]) == ("queued", "hand", ACTOR)
     assert document["parameters"] == {"max_epochs": 3, "dropout": 0.1}
     with controlled.connections.engine.connect() as connection:
         jobs = connection.execute(text("SELECT task_name, args FROM procrastinate_jobs")).all()

@@ -8,6 +8,7 @@ from core.contracts import write_contracts
 from core.registry import Registry
 from core.targets import load_targets
 from core.verdicts import Verdict, VerdictOutcome, store_verdict
+from tests.accounts import ACTOR
 from tests.control.running import Controlled
 from workloads.catalogue import get_workload
 
@@ -62,7 +63,7 @@ def test_promotion_and_rollback_move_production_and_are_recorded(tracked: Contro
     assert moved.status_code == 200
     document = moved.json()
     assert (document["version"], document["previous_version"], document["to_stage"]) == (2, 1, "Production")
-    assert (document["cause"], document["reason"], document["actor"]) == ("override", "by hand", "local")
+    assert (document["cause"], document["reason"], document["actor"]) == ("override", "by hand", ACTOR)
     assert _get_production(registry, model) == 2
     again = tracked.client.post(f"/models/{model}/promote", json={"version": 2})
     assert (again.status_code, again.json()) == (200, document)

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, select
 
 from core.contracts import load_contract, load_models, write_contracts
 from core.errors import ModelNotFound
-from core.tables import workloads
+from core.tables.data import workloads
 from tests.core.contracts import build_pair_series, build_series, build_table
 
 

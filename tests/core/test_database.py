@@ -25,7 +25,7 @@ from core.database import (
     try_lock_model,
 )
 from core.errors import DatabaseUnavailable
-from core.tables import metadata
+from core.tables.metadata import metadata
 
 # --- addresses ---------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine, insert, select
 
 from core.errors import FindingNotFound
-from core.findings import Finding, attach_report, attach_training, get_finding, load_findings, store_finding
-from core.tables import findings, trainings
+from core.findings import Finding, attach_report, find_finding, get_finding, load_findings, store_finding
+from core.tables.monitoring import findings
+from core.tables.trainings import trainings
 
 AT = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -98,22 +99,21 @@ def test_findings_are_listed_newest_first_by_version_subject_report_and_limit(en
         assert names(version=3, has_report=True) == []
 
 
-def test_report_and_training_are_noted_on_their_finding_alone(engine: Engine) -> None:
-    finding, other = build_finding(), build_finding()
+def test_a_report_is_noted_on_its_finding_alone(engine: Engine) -> None:
     training_id = uuid.uuid4()
+    finding, other = build_finding(training_id=training_id), build_finding()
     with engine.begin() as connection:
-        store_finding(connection, finding)
-        store_finding(connection, other)
         connection.execute(
             insert(trainings).values(id=training_id, model="prices", state="queued", cause="finding", actor="check")
         )
+        store_finding(connection, finding)
+        store_finding(connection, other)
 
-        attach_training(connection, finding.id, training_id)
         attach_report(connection, finding.id, "s3://bucket/report.html", {"metrics": [1, 2]})
 
-        assert get_finding(connection, "prices", finding.id) == replace(
-            finding, training_id=training_id, report_uri="s3://bucket/report.html"
-        )
+        noted = replace(finding, report_uri="s3://bucket/report.html")
+        assert get_finding(connection, "prices", finding.id) == find_finding(connection, finding.id) == noted
         assert get_finding(connection, "prices", other.id) == other
+        assert find_finding(connection, uuid.uuid4()) is None
         reports = {row.id: row.report for row in connection.execute(select(findings.c.id, findings.c.report))}
     assert reports == {finding.id: {"metrics": [1, 2]}, other.id: None}

@@ -3,10 +3,9 @@ import subprocess
 import sys
 import threading
 import uuid
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from contextlib import suppress
 
 import pytest
 from mlflow import MlflowClient
@@ -22,13 +21,13 @@ from core.errors import (
     TrackingUnavailable,
     VerdictStands,
 )
-from core.mlflow_client import build_client, without_stage_warning
-from core.promotion import build_good_versions, promote, promote_by_hand, rollback
+from core.mlflow_rest import MlflowRest
+from core.promotion import promote, promote_by_hand, rollback
 from core.reconciliation import reconcile
-from core.registry import Registry, Standing
-from core.tables import trainings
+from core.registry import RegisteredVersion, Registry, Standing
+from core.tables.trainings import trainings
 from core.trainings import hold_attempt, request_training, start_attempt
-from core.transitions import Transition, TransitionCause, load_history
+from core.transitions import Transition, load_history
 from core.verdicts import Verdict, VerdictOutcome, store_verdict
 from tests.conftest import find_free_port
 
@@ -59,8 +58,8 @@ class StoppedRegistry(Registry):
         if self._stop == (call, "after"):
             raise Killed
 
-    def move_to_production(self, model: str, version: int) -> None:
-        self._run("move", lambda: super(StoppedRegistry, self).move_to_production(model, version))
+    def move_to_stage(self, model: str, version: int, stage: str) -> None:
+        self._run("move", lambda: super(StoppedRegistry, self).move_to_stage(model, version, stage))
 
     def set_alias(self, model: str, version: int | None) -> None:
         self._run("alias", lambda: super(StoppedRegistry, self).set_alias(model, version))
@@ -73,8 +72,8 @@ class InterruptedRegistry(Registry):
         super().__init__(tracking_uri)
         self._event = event
 
-    def move_to_production(self, model: str, version: int) -> None:
-        super().move_to_production(model, version)
+    def move_to_stage(self, model: str, version: int, stage: str) -> None:
+        super().move_to_stage(model, version, stage)
         self._event()
 
 
@@ -141,16 +140,6 @@ def test_promotion_of_an_unknown_version_changes_nothing(
         promote(engine, registry, model, 7, actor="ann", cause="hand")
     assert load_all(engine, model) == []
     assert registry.load_standing(model) == Standing(None, None)
-
-
-def test_only_the_notice_about_stages_is_silenced(registry: Registry, model: str, add_version: AddVersion) -> None:
-    add_version()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        registry.move_to_production(model, 1)
-        with without_stage_warning():
-            warnings.warn("another method is deprecated", FutureWarning, stacklevel=1)
-    assert [str(warning.message) for warning in caught] == ["another method is deprecated"]
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------
@@ -274,6 +263,37 @@ def test_promotions_at_once_are_done_one_after_another_and_both_recorded(
     assert sorted(load_stages(registry, model).values()) == ["Archived", "Archived", "Archived", "Production"]
 
 
+def test_two_administrators_at_once_many_times_leave_one_version_in_production_and_each_move_recorded(
+    engine: Engine, tracking_server: str, registry: Registry, model: str, add_version: AddVersion
+) -> None:
+    for _ in range(2):
+        add_version()
+    rounds = 12
+    start = threading.Barrier(2)
+
+    def administrate(version: int) -> list[Transition]:
+        own, done = Registry(tracking_server), []
+        for number in range(rounds):
+            start.wait()
+            if number % 3 == 2 and version == 1:
+                with suppress(NothingToRollBackTo):
+                    done.append(rollback(engine, own, model, actor="admin 1"))
+            else:
+                done.append(promote(engine, own, model, version, actor=f"admin {version}", cause="hand"))
+        return done
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [one for done in pool.map(administrate, (1, 2)) for one in done]
+    history = list(reversed(load_all(engine, model)))
+    assert {one.id for one in answers} == {one.id for one in history}
+    assert all(one.state == "finished" for one in history)
+    assert [one.previous_version for one in history] == [None, *(one.version for one in history[:-1])]
+    last = history[-1].version
+    assert registry.load_standing(model) == Standing(last, last)
+    assert sorted(load_stages(registry, model).values()) == ["Archived", "Production"]
+    assert [one for one in reconcile(engine, registry) if one.model == model] == []
+
+
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
@@ -365,9 +385,9 @@ def test_promotion_without_a_tracking_server_changes_nothing_and_lets_the_lock_g
 class LosingRegistry(Registry):
     """A registry whose server goes away when the stage is to be moved."""
 
-    def move_to_production(self, model: str, version: int) -> None:
-        self._client = build_client(f"http://127.0.0.1:{find_free_port()}", 1)
-        super().move_to_production(model, version)
+    def move_to_stage(self, model: str, version: int, stage: str) -> None:
+        self._rest = MlflowRest(f"http://127.0.0.1:{find_free_port()}", 1)
+        super().move_to_stage(model, version, stage)
 
 
 def test_promotion_that_loses_the_tracking_server_is_undone(
@@ -398,6 +418,74 @@ def test_promotion_overtaken_by_a_person_in_mlflow_is_recorded_and_the_person_ho
     assert registry.load_standing(model) == Standing(3, 3)
 
 
+class DisturbedRegistry(Registry):
+    """A registry beside which a person moves another version to Production, before or after one of its calls."""
+
+    def __init__(self, tracking_uri: str, call: str, when: str, disturb: Callable[[], None]) -> None:
+        super().__init__(tracking_uri)
+        self._place = (call, when)
+        self._disturb = disturb
+
+    def _run(self, call: str, action: Callable[[], None]) -> None:
+        if self._place == (call, "before"):
+            self._disturb()
+        action()
+        if self._place == (call, "after"):
+            self._disturb()
+
+    def move_to_stage(self, model: str, version: int, stage: str) -> None:
+        self._run("move", lambda: super(DisturbedRegistry, self).move_to_stage(model, version, stage))
+
+    def set_alias(self, model: str, version: int | None) -> None:
+        self._run("alias", lambda: super(DisturbedRegistry, self).set_alias(model, version))
+
+    def get_version(self, model: str, version: int) -> RegisteredVersion:
+        found: list[RegisteredVersion] = []
+        self._run("get", lambda: found.append(super(DisturbedRegistry, self).get_version(model, version)))
+        return found[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "when", "is_person_last"),
+    [
+        ("get", "before", False),
+        ("get", "after", False),
+        ("move", "before", False),
+        ("move", "after", True),
+        ("alias", "before", True),
+        ("alias", "after", True),
+    ],
+)
+def test_stage_moved_in_mlflow_around_each_call_of_a_promotion_leaves_one_truth(
+    call: str,
+    when: str,
+    is_person_last: bool,
+    engine: Engine,
+    tracking_server: str,
+    registry: Registry,
+    model: str,
+    add_version: AddVersion,
+) -> None:
+    for _ in range(3):
+        add_version()
+    promote(engine, registry, model, 1, actor="ann", cause="hand")
+    client = MlflowClient(tracking_server, tracking_server)
+
+    def move_by_hand() -> None:
+        with pytest.warns(FutureWarning, match="stages"):
+            client.transition_model_version_stage(model, "3", "Production", archive_existing_versions=True)
+
+    disturbed = DisturbedRegistry(tracking_server, call, when, move_by_hand)
+    assert promote(engine, disturbed, model, 2, actor="ann", cause="hand").state == "finished"
+    reconcile(engine, registry)
+
+    production = 3 if is_person_last else 2
+    assert registry.load_standing(model) == Standing(production, production)
+    assert [stage for stage in load_stages(registry, model).values() if stage == "Production"] == ["Production"]
+    newest = load_all(engine, model)[0]
+    assert (newest.version, newest.origin) == (production, "external" if is_person_last else "platform")
+
+
 def test_history_is_in_order_of_the_moves_whatever_the_clocks_say(
     engine: Engine, registry: Registry, model: str, add_version: AddVersion
 ) -> None:
@@ -414,80 +502,6 @@ def test_history_is_in_order_of_the_moves_whatever_the_clocks_say(
     assert [entry.version for entry in load_all(engine, model)] == [3, 2, 1]
     assert [entry for entry in reconcile(engine, registry) if entry.model == model] == []
     assert rollback(engine, registry, model, actor="ann").version == 2
-
-
-# --- rollback ----------------------------------------------------------------------------------------------------
-
-
-def test_rollback_goes_back_one_good_version_at_a_time(
-    engine: Engine, registry: Registry, model: str, add_version: AddVersion
-) -> None:
-    for version in (1, 2, 3):
-        add_version()
-        promote(engine, registry, model, version, actor="ann", cause="hand")
-    back = rollback(engine, registry, model, actor="bob", reason="errors rose")
-    assert (back.version, back.previous_version, back.cause, back.reason) == (2, 3, "rollback", "errors rose")
-    assert load_stages(registry, model) == {3: "Archived", 2: "Production", 1: "Archived"}
-    assert registry.load_standing(model) == Standing(2, 2)
-    assert rollback(engine, registry, model, actor="bob").version == 1
-    with pytest.raises(NothingToRollBackTo):
-        rollback(engine, registry, model, actor="bob")
-    assert registry.load_standing(model) == Standing(1, 1)
-
-
-def test_rollback_skips_a_version_that_was_deleted(
-    engine: Engine, tracking_server: str, registry: Registry, model: str, add_version: AddVersion
-) -> None:
-    for version in (1, 2, 3):
-        add_version()
-        promote(engine, registry, model, version, actor="ann", cause="hand")
-    MlflowClient(tracking_server, tracking_server).delete_model_version(model, "2")
-    assert rollback(engine, registry, model, actor="bob").version == 1
-
-
-def test_rollback_of_a_model_that_was_never_registered_is_refused(
-    engine: Engine, registry: Registry, model: str
-) -> None:
-    with pytest.raises(NothingToRollBackTo):
-        rollback(engine, registry, model, actor="bob")
-
-
-def build_history(*moves: tuple[TransitionCause, int] | tuple[TransitionCause, int, str]) -> Sequence[Transition]:
-    now = datetime.now(UTC)
-    entries = [
-        Transition(
-            id=number,
-            model="prices",
-            version=move[1],
-            from_stage="None",
-            to_stage=move[2] if len(move) == 3 else "Production",
-            previous_version=None,
-            state="finished",
-            origin="external" if move[0] == "external" else "platform",
-            actor="ann",
-            cause=move[0],
-            reason="",
-            verdict_id=None,
-            intended_at=now,
-            finished_at=now,
-        )
-        for number, move in enumerate(moves)
-    ]
-    return list(reversed(entries))
-
-
-def test_good_versions_leave_out_what_was_rolled_back_from() -> None:
-    rolled_back = build_history(("gate", 1), ("gate", 2), ("gate", 3), ("rollback", 2))
-    assert build_good_versions(rolled_back) == [1, 2]
-    replaced = build_history(("gate", 1), ("gate", 2), ("gate", 3), ("rollback", 2), ("gate", 4))
-    assert build_good_versions(replaced) == [1, 2, 4]
-    trusted_again = build_history(("gate", 1), ("gate", 2), ("rollback", 1), ("hand", 2), ("gate", 3))
-    assert build_good_versions(trusted_again) == [1, 2, 3]
-
-
-def test_good_versions_keep_a_move_by_hand_and_drop_what_a_person_took_out() -> None:
-    assert build_good_versions(build_history(("gate", 1), ("gate", 2), ("external", 1))) == [1, 2, 1]
-    assert build_good_versions(build_history(("gate", 1), ("gate", 2), ("external", 2, "Archived"))) == [1]
 
 
 def test_guard_that_raises_is_passed_on(

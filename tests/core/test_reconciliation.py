@@ -11,7 +11,7 @@ from core.database import TRANSITIONS_CHANNEL, listening, lock_model
 from core.promotion import promote, rollback
 from core.reconciliation import reconcile
 from core.registry import Registry, Standing
-from core.tables import workloads
+from core.tables.data import workloads
 from core.transitions import Transition, load_history
 
 AddVersion = Callable[[], int]
@@ -107,7 +107,7 @@ def test_reconciler_records_a_version_taken_out_of_production(
     person.move(in_production, stage, is_archiving=False)
     found = settle(engine, registry, model)
     assert [(entry.version, entry.from_stage, entry.to_stage) for entry in found] == [(2, "Production", stage)]
-    assert registry.load_standing(model) == Standing(None, None)
+    assert registry.load_standing(model) == Standing(None, None, staging=2 if stage == "Staging" else None)
     assert settle(engine, registry, model) == []
 
 

@@ -1,9 +1,14 @@
 import json
 import os
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -11,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from core.errors import ModelVersionNotFound, NameRejected, TrackingUnavailable
+from core.mlflow_client import build_client
 from core.registry import Registry, Standing
 from core.tracking import Tracking
 from tests.conftest import find_free_port
@@ -157,15 +163,85 @@ def test_waiting_is_bounded_unless_the_operator_chose_to_wait_longer(monkeypatch
     names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     for name in names:
         monkeypatch.delenv(name, raising=False)
-    Registry("http://127.0.0.1:1")
+    build_client("http://127.0.0.1:1", 10)
     assert [os.environ[name] for name in names] == ["10", "2"]
     Tracking("http://127.0.0.1:1")
-    Registry("http://127.0.0.1:1")
+    build_client("http://127.0.0.1:1", 10)
     assert os.environ[names[0]] == "300"
     monkeypatch.setenv(names[0], "600")
     monkeypatch.setenv(names[1], "0")
     Tracking("http://127.0.0.1:1")
     assert [os.environ[name] for name in names] == ["600", "0"]
+
+
+def test_one_try_is_made_where_the_operator_wants_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TrackingUnavailable, match="no answer within 1 s"):
+            Registry(address).find_production("prices")
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_server_that_is_no_mlflow_is_named_as_one(tmp_path: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(TrackingUnavailable, match="something else than MLflow"):
+                Registry(f"http://127.0.0.1:{other.server_port}").load_standings()
+        finally:
+            other.shutdown()
+
+
+def test_registry_is_reached_with_the_token_of_the_environment(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str | None] = []
+
+    class Listening(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the server's own name for it
+            heard.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listening) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            assert Registry(f"http://127.0.0.1:{other.server_port}").load_standings() == {}
+        finally:
+            other.shutdown()
+    assert heard == ["Bearer t0ken"]
+
+
+_LIGHT = """
+import sys
+from core.registry import Registry
+uri, model = sys.argv[1:]
+registry = Registry(uri)
+registry.move_to_production(model, 1)
+registry.set_alias(model, 1)
+assert registry.load_standing(model).production == 1
+print("mlflow" in sys.modules)
+"""
+
+
+def test_stages_are_moved_without_loading_mlflow_whose_import_takes_seconds(
+    tracking_server: str, model: str, add_version: AddVersion
+) -> None:
+    add_version()
+    done = subprocess.run(
+        [sys.executable, "-c", _LIGHT, tracking_server, model], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_registry_leaves_mlflow_pointing_where_it_pointed(registry: Registry, model: str) -> None:

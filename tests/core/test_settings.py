@@ -8,6 +8,7 @@ import pytest
 
 from core.errors import SettingsRejected
 from core.settings import Settings, load_settings
+from core.tracking_server import build_server_command
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # refused
 PASSWORD = "correct-horse-battery"
@@ -171,7 +172,18 @@ def test_host_that_others_reach_is_refused_unless_the_network_is_private(
     assert f"MILLRACE_HOST={host!r}" in sentence
     assert "MILLRACE_PRIVATE_NETWORK=true" in sentence
 
-    assert load_with(monkeypatch, MILLRACE_HOST=host, MILLRACE_PRIVATE_NETWORK="true").host == host
+    private = load_with(monkeypatch, MILLRACE_HOST=host, MILLRACE_PRIVATE_NETWORK="true")
+    assert (private.host, private.private_host) == (host, host)
+
+
+def test_plain_http_opens_serving_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "passwords and tokens over plain HTTP" in refusal_of(monkeypatch, MILLRACE_HOST=EVERYWHERE)
+    opened = load_with(monkeypatch, MILLRACE_HOST=EVERYWHERE, MILLRACE_PLAIN_HTTP="true")
+    assert (opened.host, opened.private_host) == (EVERYWHERE, "127.0.0.1")
+    opened = load_with(monkeypatch, MILLRACE_HOST="192.168.1.5", MILLRACE_PLAIN_HTTP="true")
+    assert opened.serving_address == "http://192.168.1.5:8000"
+    assert opened.control_address == "http://127.0.0.1:8001"
+    assert opened.tracking_address == "http://127.0.0.1:5000"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +199,14 @@ def test_loopback_host_is_allowed_and_reached_where_it_listens(
     monkeypatch: pytest.MonkeyPatch, host: str, address: str
 ) -> None:
     assert load_with(monkeypatch, MILLRACE_HOST=host).serving_address == address
+
+
+@pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.168.1.5"])
+def test_tracking_listens_on_loopback_where_serving_is_public(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    settings = load_with(monkeypatch, MILLRACE_HOST=host, MILLRACE_PLAIN_HTTP="true")
+    assert settings.tracking_address == "http://127.0.0.1:5000"
+    command, _ = build_server_command(settings, "postgresql://millrace@/millrace")
+    assert command[command.index("--host") + 1] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

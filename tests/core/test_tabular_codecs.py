@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from core.codecs import check_inputs, decode_request, decode_row
-from core.contract import Column, Contract, Key, Monitored
+from core.codecs import check_inputs, decode_request, decode_row, decode_rows
+from core.contract import Column, Contract, Key, Monitored, build_contract
 from core.errors import RequestRejected
 from core.features import build_monitored
 
@@ -96,3 +96,43 @@ def test_codes_that_other_clients_send_are_checked() -> None:
 def test_codes_of_a_category_are_monitored_as_they_are() -> None:
     inputs = decode_request(TABLE, {"rows": [ROW, {**ROW, "colour": "violet"}]})
     assert build_monitored(TABLE, inputs).tolist() == [[2.0], [0.0]]
+
+
+@pytest.mark.parametrize(
+    ("row", "counted"),
+    [
+        ({"age": None, "kind": "a", "n": 1}, ("age", "absent")),
+        ({"kind": "a", "n": 1}, ("age", "absent")),
+        ({"age": "x", "kind": "a", "n": 1}, ("age", "type")),
+        ({"age": True, "kind": "a", "n": 1}, ("age", "type")),
+        ({"age": 200, "kind": "a", "n": 1}, ("age", "bounds")),
+        ({"age": float("inf"), "kind": "a", "n": 1}, ("age", "not_finite")),
+        ({"age": 1, "kind": "z", "n": 1}, ("kind", "category")),
+        ({"age": 1, "kind": 3, "n": 1}, ("kind", "type")),
+        ({"age": 1, "kind": "a", "n": 1.5}, ("n", "type")),
+    ],
+)
+def test_a_refusal_is_counted_by_column_and_kind(row: dict[str, object], counted: tuple[str, str]) -> None:
+    contract = build_contract(
+        "counted",
+        description="columns with every sort of fault",
+        kind="tabular",
+        columns=(
+            Column(name="id", dtype="text"),
+            Column(name="age", dtype="float", minimum=0, maximum=100),
+            Column(name="kind", dtype="text", allowed=("a", "b")),
+            Column(name="n", dtype="integer"),
+            Column(name="y", dtype="float"),
+        ),
+        key=Key(id="id"),
+        target="y",
+        features=("age", "kind", "n"),
+        vocabularies={"kind": ("a", "b")},
+    )
+    with pytest.raises(RequestRejected) as refused:
+        decode_rows(contract, [row, row])
+    assert refused.value.counted == (counted,)
+    # A problem document stays what clients know.
+    errors = refused.value.facts()["errors"]
+    assert isinstance(errors, list)
+    assert set(errors[0]) == {"where", "value", "rule"}

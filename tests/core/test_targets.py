@@ -4,7 +4,7 @@ from sqlalchemy import Engine, select
 
 from core.contracts import write_contracts
 from core.database import TRANSITIONS_CHANNEL, listening
-from core.tables import serving_targets
+from core.tables.versions import serving_targets
 from core.targets import LATEST, PRODUCTION, load_targets, set_target
 from tests.core.contracts import build_series, build_table
 

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -17,11 +18,14 @@ from sqlalchemy import make_url
 from core.database import build_libpq_url
 from core.errors import ArtifactNotFound, TrackingUnavailable
 from core.local_platform import build_tracking_process
+from core.principals import Role
 from core.registry import Registry
 from core.settings import load_settings
 from core.supervision import Supervisor
 from core.tracking import TRAINING_TAG, Tracking
 from tests.conftest import find_free_port
+from tests.control.roles import build_token
+from tests.control.running import controlling
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,16 @@ def test_history_of_metrics_keeps_every_epoch(tracking: Tracking, client: Mlflow
     tracking.log_metric_history(run_id, {"loss": loss, "validation_loss": [2 * value for value in loss]})
     logged = client.get_metric_history(run_id, "validation_loss")
     assert {entry.step: entry.value for entry in logged} == {step: 2 * value for step, value in enumerate(loss, 1)}
+
+
+def test_daily_values_are_logged_once_under_their_day(tracking: Tracking, client: MlflowClient, run_id: str) -> None:
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
+    for _ in range(2):
+        tracking.log_daily_metric(run_id, "realised_mae", list(zip(days, (1.5, 2.5), strict=True)))
+    logged = client.get_metric_history(run_id, "realised_mae")
+    first = (days[0] - datetime(1970, 1, 1, tzinfo=UTC)).days
+    assert sorted((entry.step, entry.value) for entry in logged) == [(first, 1.5), (first + 1, 2.5)]
+    assert {entry.timestamp for entry in logged} == {int(day.timestamp() * 1000) for day in days}
 
 
 def test_run_that_mlflow_projects_made_is_gone_on_with(tracking: Tracking, client: MlflowClient) -> None:
@@ -102,6 +116,17 @@ def test_runs_of_a_training_that_is_over_are_reaped(tracking: Tracking, client: 
     assert states == {left: "KILLED", before_our_code: "KILLED", done: "FINISHED", other: "RUNNING"}
     assert tracking.reap_runs(experiment, "t1") == []
     assert tracking.reap_runs("never_made", "t1") == []
+
+
+def test_run_that_made_the_version_ends_as_finished_though_its_process_was_killed(
+    tracking: Tracking, client: MlflowClient
+) -> None:
+    experiment = f"experiment_{uuid.uuid4().hex[:8]}"
+    made, killed = (tracking.start_run(experiment, None, {TRAINING_TAG: "t1"}) for _ in range(2))
+    tracking.reap_runs(experiment, "t1")
+    assert tracking.reap_runs(experiment, "t1", made) == [made]
+    assert [client.get_run(run).info.status for run in (made, killed)] == ["FINISHED", "KILLED"]
+    assert tracking.reap_runs(experiment, "t1", made) == []
 
 
 def test_tracking_that_is_away_says_so(tmp_path: Path) -> None:
@@ -224,6 +249,30 @@ def test_files_on_s3_pass_through_the_tracking_server_alone(
     listed = urllib.request.urlopen(f"http://127.0.0.1:{s3_port}/artifacts").read().decode()  # the test's own server
     assert "millrace/snapshots/rows.parquet" in listed
     assert f"{run_id}/artifacts/version/contract.json" in listed
+
+
+def test_files_on_s3_pass_through_the_door_for_mlflows_own_client(
+    s3_tracking: str,
+    s3_port: int,
+    contacted_ports: set[int],
+    migrated_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "large.bin").write_bytes(b"y" * 3_000_000)
+    with controlling(tmp_path / "home", migrated_database_url, s3_tracking) as running:
+        door = f"{running.address}/mlflow"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", door)
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", build_token(Role.OPERATOR))
+        monkeypatch.setenv("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "true")
+        monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "1000000")
+        operator = MlflowClient(door, door)
+        run = operator.create_run("0")
+        operator.log_artifact(run.info.run_id, str(tmp_path / "large.bin"))
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", build_token(Role.VIEWER))
+        fetched = MlflowClient(door, door).download_artifacts(run.info.run_id, "large.bin", str(tmp_path / "home"))
+    assert Path(fetched).read_bytes() == b"y" * 3_000_000
+    assert s3_port not in contacted_ports
 
 
 _SEARCH = "api/2.0/mlflow/registered-models/search"

@@ -4,11 +4,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from core.errors import TrackingUnavailable
 from core.settings import load_settings
 from core.tracking_server import build_server_command, is_tracking_ready, wait_for_tracking
 from tests.conftest import find_free_port
+from tests.web.running import running
 
 PASSWORD = "a-long-password"
 DATABASE_URL = f"postgresql://millrace:{PASSWORD}@db.example:5432/millrace"
@@ -42,6 +45,18 @@ def test_running_server_shows_no_password_to_other_users_of_the_machine(
     ours = [line for line in lines if port in line.split(b"\0")]
     assert ours
     assert not any(str(password).encode() in line for line in ours)
+
+
+async def _answer_who_is_known(scope: Scope, receive: Receive, send: Send) -> None:
+    is_known = (b"authorization", b"Bearer a-token") in scope.get("headers", [])
+    await Response(status_code=200 if is_known else 401)(scope, receive, send)
+
+
+def test_readiness_is_asked_for_with_the_token_where_the_address_is_the_doors(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(_answer_who_is_known) as address:
+        assert not is_tracking_ready(f"{address}/mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-token")
+        assert is_tracking_ready(f"{address}/mlflow")
 
 
 def test_readiness_is_told_and_waited_for(tracking_server: str) -> None:

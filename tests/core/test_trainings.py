@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from core.alerts import load_alerts
 from core.database import create_database_engine
 from core.errors import AttemptSuperseded, TrainingNotFound
+from core.job_errors import TrainingEnded
 from core.trainings import (
     Training,
     fail_training,
@@ -158,6 +160,33 @@ def test_attempt_records_its_steps_and_ends_the_training(engine: Engine, model: 
     assert not ended.is_open
 
 
+def test_training_that_fails_is_an_alert_until_one_finishes(engine: Engine, model: str) -> None:
+    for _ in range(2):
+        training = request(engine, model)
+        with engine.begin() as connection:
+            attempt = start_attempt(connection, training.id).attempt
+            fail_training(connection, training.id, attempt, "the rows make no training set.")
+    with engine.begin() as connection:
+        (alert,) = load_alerts(connection, model)
+        assert (alert.severity, alert.title, alert.times) == ("warning", "A training failed", 2)
+        assert "the rows make no training set." in alert.reasons[0]
+    training = request(engine, model)
+    with engine.begin() as connection:
+        finish_training(connection, training.id, start_attempt(connection, training.id).attempt, version=3)
+    with engine.connect() as connection:
+        assert load_alerts(connection, model)[0].cleared_reason == f"training {training.id} finished"
+
+
+def test_training_that_fails_is_told_of_with_its_end_or_not_at_all(engine: Engine, model: str) -> None:
+    training = request(engine, model)
+    with engine.connect() as connection:
+        fail_training(connection, training.id, start_attempt(connection, training.id).attempt, "it broke")
+        # The process ends before it commits.
+    with engine.connect() as connection:
+        assert get_training(connection, training.id).is_open
+        assert load_alerts(connection, model) == []
+
+
 def test_attempt_of_a_training_that_has_ended_does_not_open_it_again(engine: Engine, model: str) -> None:
     training = request(engine, model)
     with engine.begin() as connection:
@@ -166,7 +195,7 @@ def test_attempt_of_a_training_that_has_ended_does_not_open_it_again(engine: Eng
     with engine.begin() as connection:
         again = start_attempt(connection, training.id)
     assert (again.state, again.attempt) == ("finished", 1)
-    with engine.begin() as connection, pytest.raises(AttemptSuperseded):
+    with engine.begin() as connection, pytest.raises(TrainingEnded, match="is finished"):
         hold_attempt(connection, training.id, 1)
 
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from sqlalchemy import Engine, select, text
 
 from core.contract import Column, Contract, Gaps, Key, build_contract
-from core.tables import rejected_rows
+from core.tables.data import rejected_rows
 from ingestion.importing import ImportResult, import_file
 
 DAY_S = 86_400.0

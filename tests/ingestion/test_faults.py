@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from core.contract import Contract
 from core.database import create_database_engine, migrate_database
 from core.embedded_database import EmbeddedDatabase, running_database
-from core.tables import source_pieces, sources
+from core.tables.data import source_pieces, sources
 from ingestion.importing import import_file
 from tests.conftest import REPOSITORY
 from tests.ingestion.series import build_fleet_contract, count_rows

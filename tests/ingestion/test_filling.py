@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 from core.contract import Column, Contract, Key, build_contract
 from core.data_errors import SnapshotRejected
 from core.errors import DeclarationRejected
-from core.tables import snapshots
+from core.tables.data import snapshots
 from ingestion.filling import GapFiller
 from ingestion.snapshots import SnapshotQuery, create_snapshot
 from tests.ingestion.folder_store import FolderStore

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, select, text
 
 from core.contract import Contract
 from core.data_errors import WatchedFolderRefused
-from core.tables import sources
+from core.tables.data import sources
 from ingestion import folder as folder_module
 from ingestion.folder import TAKING, TakenFile, take_files
 from ingestion.importing import import_file

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select
 
 from core.contract import Column
 from core.data_errors import RowsRejected
-from core.tables import source_pieces, sources
+from core.tables.data import source_pieces, sources
 from ingestion.importing import import_file
 from ingestion.store import load_observations
 from tests.ingestion.series import (

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select, text
 from core.contract import Contract
 from core.data_errors import AddressRefused, PullFailed, RowsRejected
 from core.settings import Settings, load_settings
-from core.tables import pulls, rejected_rows, sources
+from core.tables.data import pulls, rejected_rows, sources
 from ingestion import quotes
 from ingestion.pulling import Pull, load_pulls, pull_source, request_pull
 from tests.ingestion.series import build_series_contract, count_rows, write_days

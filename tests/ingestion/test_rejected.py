@@ -9,8 +9,8 @@ from sqlalchemy import Engine, func, select
 
 from core.contract import Column, Contract
 from core.data_errors import RowsRejected, SourceNotFound
-from core.tables import source_pieces, sources
-from ingestion.rejected import export_rejected, list_replayable, load_rejected, neutralise, replay
+from core.tables.data import source_pieces, sources
+from ingestion.rejected import export_rejected, list_replayable, load_rejected, replay
 from ingestion.store import load_observations
 from tests.ingestion.series import build_series_contract, build_table_contract, count_rows, import_bytes, write_days
 
@@ -134,13 +134,3 @@ def test_export_neutralises_formulas_and_keeps_numbers(engine: Engine, model: st
     expected = [f"'{cell}" if cell != "tab" else cell for cell in trimmed]
     assert [row["value"] for row in rows] == [*expected, *HARMLESS]
     assert {row["source"] for row in rows} == {"'=cmd.csv"}
-
-
-@pytest.mark.parametrize("cell", [*HOSTILE, "\rx", "\nx", "-3.5\n", "\uff203"])
-def test_cell_that_begins_like_a_formula_is_put_behind_an_apostrophe(cell: str) -> None:
-    assert neutralise(cell) == f"'{cell}"
-
-
-@pytest.mark.parametrize("cell", HARMLESS)
-def test_harmless_cell_stays_as_it_is(cell: str) -> None:
-    assert neutralise(cell) == cell

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, select
 
 from core.contract import Contract
 from core.data_errors import RowsRejected
-from core.tables import sources
+from core.tables.data import sources
 from ingestion.importing import import_file
 from ingestion.store import load_observations
 from tests.ingestion.series import build_series_contract, count_rows, import_bytes, write_days

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select
 from core.contract import Column
 from core.data_errors import SnapshotNotFound, SnapshotRejected
 from core.snapshots import Snapshot, load_snapshot
-from core.tables import snapshots
+from core.tables.data import snapshots
 from ingestion.snapshots import SnapshotQuery, create_snapshot
 from tests.ingestion.folder_store import FolderStore
 from tests.ingestion.series import build_series_contract, build_table_contract, import_bytes, write_days

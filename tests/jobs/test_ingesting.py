@@ -18,7 +18,8 @@ from core.data_errors import PulledSourceNotFound
 from core.settings import load_settings
 from ingestion.pulling import load_pulls
 from ingestion.store import count_observations
-from jobs.ingesting import find_due, get_pulled_source, run_pull, schedule_pulls, watch_folder
+from jobs.clock import find_due
+from jobs.ingesting import get_pulled_source, run_pull, schedule_pulls, watch_folder
 from jobs.startup import declare_workloads
 from tests.conftest import find_free_port
 from workloads.catalogue import get_workload, load_catalogue
@@ -69,9 +70,9 @@ def _count_jobs(connections: Connections) -> int:
 def test_source_is_due_at_wall_clock_time(cron: str, zone: str, now: str, due: str) -> None:
     source = PulledSource("x", "http", "http://x", cron, zone)
 
-    assert find_due(source, datetime.fromisoformat(now).replace(tzinfo=UTC)) == datetime.fromisoformat(due).replace(
-        tzinfo=UTC
-    )
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    expected = datetime.fromisoformat(due).replace(tzinfo=UTC)
+    assert find_due(source.cron, source.time_zone, moment) == expected
 
 
 def test_due_source_is_enqueued_once_for_its_time(connections: Connections) -> None:
@@ -124,7 +125,7 @@ def test_every_declared_source_has_a_schedule(name: str) -> None:
 
     assert len({source.name for source in sources}) == len(sources)
     for source in sources:
-        assert find_due(source, _NOW) <= _NOW
+        assert find_due(source.cron, source.time_zone, _NOW) <= _NOW
 
 
 def test_folder_that_cannot_be_used_is_logged_and_waits(

@@ -1,6 +1,7 @@
 """Carrying a training out: by a child process, as often as is allowed, to a state that says what became of it."""
 
 import asyncio
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -9,15 +10,21 @@ from dataclasses import replace
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy import text
 
 from core.connections import Connections
 from core.job_queue import QUEUES, build_queue_app
-from core.trainings import Training
+from core.jobs import cancel_job
+from core.policies import Limits
+from core.promotion import promote
+from core.trainings import Training, record_step
+from core.verdicts import Verdict, store_verdict
 from jobs import training as training_module
-from jobs.recovery import recover_trainings
+from jobs.recovery import recover_jobs
 from jobs.tasks import add_tasks
 from jobs.training import build_log_path, carry_out, prepare_attempt
 from tests.jobs.requesting import CommandBuilder, bring_rows, change_settings, load, load_jobs, request
+from workloads.catalogue import get_workload
 
 LAST_WORDS = "the last words of a child"
 
@@ -131,7 +138,73 @@ def test_child_that_takes_too_long_is_ended_and_the_training_fails(
     run_instead(monkeypatch, "import time; time.sleep(60)")
     training = request(stocked)
     ended = asyncio.run(carry_out(change_settings(stocked, training_timeout_s=1.0), training.id))
-    assert (ended.state, ended.error) == ("failed", "it took longer than 1 s")
+    assert ended.state == "failed"
+    assert ended.error is not None and re.match(r"It was stopped after \d s: 1 s are allowed\.", ended.error)
+
+
+def test_child_that_takes_too_much_memory_is_ended_and_the_training_fails(
+    stocked: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(monkeypatch, "import time; held = bytearray(b'x' * 2**27); time.sleep(60)")
+    training = request(stocked)
+    ended = asyncio.run(carry_out(change_settings(stocked, job_memory_max_bytes=2**26), training.id))
+    assert (ended.state, ended.attempt) == ("failed", 1)
+    assert ended.error is not None and "64 MiB are allowed" in ended.error
+
+
+def test_workload_has_limits_of_its_own(stocked: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "import time; time.sleep(60)")
+    limited = replace(get_workload("prices"), limits=Limits(timeout_s=1.0))
+    monkeypatch.setattr(training_module, "get_workload", lambda _name: limited)
+    ended = asyncio.run(carry_out(stocked, request(stocked).id))
+    assert ended.error is not None and "1 s are allowed" in ended.error
+
+
+def test_running_training_that_is_cancelled_is_stopped_and_its_run_is_killed(
+    stocked: Connections, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+
+    def build(connections: Connections, attempted: Training) -> list[str]:
+        runs.append(connections.tracking.start_run("prices", None, {"millrace.training_id": str(attempted.id)}))
+        with connections.engine.begin() as connection:
+            cancel_job(connection, attempted.id, actor="ann")
+        return [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"]
+
+    monkeypatch.setattr(training_module, "_build_command", build)
+    ended = asyncio.run(carry_out(stocked, request(stocked).id))
+    assert (ended.state, ended.attempt, ended.error) == ("cancelled", 1, "cancelled by ann")
+    assert [client.get_run(run_id).info.status for run_id in runs] == ["KILLED"]
+    with stocked.engine.connect() as connection:
+        assert connection.scalar(text("SELECT settled_at IS NOT NULL FROM trainings"))
+
+
+def test_last_words_are_kept_without_secrets(stocked: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "import os; raise SystemExit(os.environ['DATABASE_URL'])")
+    ended = asyncio.run(carry_out(change_settings(stocked, training_attempts=1), request(stocked).id))
+    assert ended.error is not None and ":***@" in ended.error
+    assert str(stocked.engine.url.password) not in ended.error
+
+
+def test_training_whose_verdict_was_carried_out_before_its_last_attempt_died_is_finished(
+    stocked: Connections, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(connections: Connections, attempted: Training) -> list[str]:
+        run_id = connections.tracking.start_run("prices", None, {"millrace.training_id": str(attempted.id)})
+        version = connections.registry.register("prices", run_id, f"runs:/{run_id}/version", {}).version
+        verdict = Verdict("prices", version, None, "promote", "the first", ())
+        with connections.engine.begin() as connection:
+            verdict_id = store_verdict(connection, verdict, attempted.id)
+            made: dict[str, object] = {"run_id": run_id, "version": version, "verdict_id": verdict_id}
+            record_step(connection, attempted.id, attempted.attempt, step="transition", progress=0.97, **made)
+        named = {"actor": "tests", "cause": "gate", "verdict_id": verdict_id}
+        promote(connections.engine, connections.registry, "prices", version, **named)  # type: ignore[arg-type]  # as they are
+        return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+
+    monkeypatch.setattr(training_module, "_build_command", build)
+    ended = asyncio.run(carry_out(change_settings(stocked, training_attempts=1), request(stocked).id))
+    assert (ended.state, ended.error) == ("finished", None)
+    assert client.get_run(str(ended.run_id)).info.status == "FINISHED"
 
 
 def test_training_of_a_workload_that_is_gone_fails(connections: Connections) -> None:
@@ -169,9 +242,9 @@ def test_an_unexpected_error_cannot_bring_a_training_back_for_ever(
         rounds += 1
         assert rounds <= 4
         asyncio.run(work_once(stocked))
-        recover_trainings(stocked)
+        recover_jobs(stocked)
     ended = load(stocked, training.id)
     assert (ended.state, ended.error) == ("failed", "3 attempts ended without a verdict")
     assert len(load_jobs(stocked, training.id)) == 4
-    recover_trainings(stocked)
+    recover_jobs(stocked)
     assert len(load_jobs(stocked, training.id)) == 4

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from core.approvals import ask_for_approval
 from core.connections import Connections
 from core.job_queue import build_queue_app
 from core.trainings import fail_training, load_trainings
+from core.verdicts import Verdict, store_verdict
 from ingestion.importing import import_file
 from jobs import schedule
 from jobs.schedule import find_waiting, request_startup_trainings
@@ -112,7 +114,9 @@ def test_worker_ends_in_time_when_it_is_asked_to_and_takes_its_child_with_it(
     assert load(connections, training.id).is_open
 
 
-def test_reconciler_runs_every_five_seconds_and_checks_and_upkeep_every_hour(connections: Connections) -> None:
+def test_each_periodic_job_runs_at_its_own_pace(
+    connections: Connections,
+) -> None:
     app = build_queue_app(connections.database_url)
     add_tasks(app, connections)
     pauses = {}
@@ -120,7 +124,17 @@ def test_reconciler_runs_every_five_seconds_and_checks_and_upkeep_every_hour(con
         task.croniter.set_current(start_time=1_700_000_000)
         ticks = [task.croniter.get_next(ret_type=float) for _ in range(200)]
         pauses[name] = {after - before for before, after in pairwise(ticks)}
-    assert pauses == {"reconcile": {5.0}, "schedule_checks": {3600.0}, "keep_partitions": {3600.0}}
+    assert pauses == {
+        "reconcile": {5.0},
+        "watch_probations": {60.0},
+        "complete_observations": {300.0},
+        "check_performance": {86_400.0},
+        "check_all": {3600.0},
+        "keep_partitions": {3600.0},
+        "deliver_alerts": {10.0},
+        "clean_up": {86_400.0},
+        "schedule_trainings": {60.0},
+    }
 
 
 # --- start-up ----------------------------------------------------------------------------------------------------
@@ -168,3 +182,17 @@ def test_startup_leaves_a_workload_with_a_version_in_production_alone(
     connections.registry.move_to_production(name, version.version)
     assert request_startup_trainings(connections) == []
     assert find_waiting(connections) == []
+
+
+def test_startup_leaves_a_workload_whose_first_version_waits_for_an_approval_alone(
+    connections: Connections, catalogue: Mapping[str, Workload], tmp_path: Path
+) -> None:
+    name = next(iter(catalogue))
+    bring_rows_of(connections, catalogue[name], tmp_path)
+    run_id = connections.tracking.start_run(name, None, {})
+    version = connections.registry.register(name, run_id, f"runs:/{run_id}/version", {})
+    verdict = Verdict(name, version.version, None, "promote", "passed", (), "operator")
+    with connections.engine.begin() as connection:
+        verdict_id = store_verdict(connection, verdict, None)
+    ask_for_approval(connections.engine, connections.registry, verdict, verdict_id, actor="ann")
+    assert request_startup_trainings(connections) == []

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import boto3
 import numpy as np
@@ -14,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from ingestion.reading import read_columns
 from tests.conftest import make_open_folder
 from tests.journeys.running import MODEL, Platform
+from tests.monitoring.receivers import PASSWORD, USER, Mailbox, running_mailbox
 from workloads.catalogue import get_workload
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,44 @@ _KEYS = {"AWS_ACCESS_KEY_ID": "a-key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "a-
 _REGION = "us-east-1"
 
 
+class S3Server:
+    """An S3 server that can go away and come back at the same address, with what it holds."""
+
+    def __init__(self) -> None:
+        self._port = 0
+        self._server: ThreadedMotoServer | None = None
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def is_away(self) -> bool:
+        return self._server is None
+
+    def start(self) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+        _, self._port = self._server.get_host_and_port()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
 @pytest.fixture(scope="session")
-def s3_address() -> Iterator[str]:
+def s3_server() -> Iterator[S3Server]:
     """An S3 server with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    server = S3Server()
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_address(s3_server: S3Server) -> str:
+    return s3_server.address
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +80,20 @@ def s3(s3_address: str) -> BaseClient:
 
 
 @pytest.fixture(scope="session")
-def platform(s3: BaseClient, s3_address: str) -> Iterator[Platform]:
+def mail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mailbox, Path]]:
+    """The mail server that the platform tells people by, and the authority of its certificate."""
+    with running_mailbox(tmp_path_factory.mktemp("mail")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mailbox(mail: tuple[Mailbox, Path]) -> Mailbox:
+    """What people were sent."""
+    return mail[0]
+
+
+@pytest.fixture(scope="session")
+def platform(s3: BaseClient, s3_address: str, mail: tuple[Mailbox, Path]) -> Iterator[Platform]:
     """The platform after its first start: sample data are in, a version is trained and serves.
 
     The keys of the S3 server are in the environment of `millrace up` alone; commands and clients have none.
@@ -61,6 +106,9 @@ def platform(s3: BaseClient, s3_address: str) -> Iterator[Platform]:
             "AWS_DEFAULT_REGION": _REGION,
             "MLFLOW_S3_ENDPOINT_URL": s3_address,
             "MILLRACE_ARTIFACTS": f"s3://{BUCKET}/artifacts",
+            "MILLRACE_SMTP_URL": f"smtp://{USER}:{quote(PASSWORD, safe='')}@localhost:{mail[0].port}",
+            "MILLRACE_SMTP_CA_FILE": str(mail[1]),
+            "MILLRACE_ALERT_MAIL_TO": "ops@example.org",
             "MILLRACE_SAMPLE_DATA": "true",
             "AUTO_TRAIN_ON_STARTUP": "true",
         },

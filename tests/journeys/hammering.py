@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from tests.accounts import HEADERS
 from tests.journeys.running import MODEL, Platform
 
 _PAUSE_S = 0.005
@@ -33,7 +34,7 @@ def hammering(platform: Platform, window: Sequence[float]) -> Iterator[Hammer]:
     stop = threading.Event()
 
     def ask() -> None:
-        with httpx.Client(base_url=platform.address, timeout=30) as client:
+        with httpx.Client(base_url=platform.address, headers=HEADERS, timeout=30) as client:
             while not stop.wait(_PAUSE_S):
                 try:
                     response = client.post(f"/models/{MODEL}/predict", json={"values": list(window)})

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from core.database import build_libpq_url
 from core.embedded_database import EmbeddedDatabase
+from tests.accounts import HEADERS, TOKEN, TOKEN_VARIABLE, add_test_token
 from tests.conftest import REPOSITORY, find_free_port
 
 MODEL = "prices"
@@ -58,6 +59,7 @@ class Platform:
             "COLUMNS": "200",
             "MILLRACE_HOME": str(self.home),
             "MILLRACE_ARTIFACTS": str(self.folder / "mlruns"),
+            TOKEN_VARIABLE: TOKEN,
             **{name: str(port) for name, port in self.ports.items()},
         }
 
@@ -85,6 +87,7 @@ class Platform:
             return "Ctrl-C stops everything" in self.read_output()
 
         wait_for(is_settled, START_S, "`millrace up` prints where to look")
+        add_test_token(EmbeddedDatabase(self.home).url)
         return time.monotonic() - began
 
     def interrupt(self) -> int:
@@ -146,9 +149,13 @@ class Platform:
             raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stderr}")
         return json.loads(done.stdout)
 
+    def post(self, path: str, body: object) -> httpx.Response:
+        """The answer to a JSON document, asked for with the token of the tests."""
+        return httpx.post(f"{self.address}{path}", json=body, headers=HEADERS, timeout=30)
+
     def predict(self, window: Sequence[float]) -> Any:
         """The answer of the model's own route."""
-        response = httpx.post(f"{self.address}/models/{MODEL}/predict", json={"values": list(window)}, timeout=30)
+        response = self.post(f"/models/{MODEL}/predict", {"values": list(window)})
         response.raise_for_status()
         return response.json()
 

@@ -19,6 +19,7 @@ from core.promotion import promote
 from core.registry import Registry
 from core.tracking import Tracking
 from serving.app import create_app
+from tests.accounts import TOKEN, TOKEN_VARIABLE
 from tests.conftest import find_free_port
 from tests.control.running import controlling
 from tests.serving.onnx_models import Answers, build_contract, write_version
@@ -46,7 +47,9 @@ def deployable(
     tracking: Tracking,
     tracking_server: str,
     model: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Deployable]:
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     with warnings.catch_warnings():
         # MLflow's own classes raise this while their module loads.
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
@@ -153,7 +156,8 @@ def test_target_is_an_address_or_the_platform_of_the_settings() -> None:
 
 
 def test_token_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.deployments import TOKEN_VARIABLE, MillraceDeployments
+    from core.deployments import MillraceDeployments
+    from core.platform_client import TOKEN_VARIABLE
     from tests.web.running import running
 
     received: list[dict[bytes, bytes]] = []

@@ -11,8 +11,11 @@ import time
 
 import httpx
 import psycopg
+import pytest
+from mlflow import MlflowClient
 
 from core.tracking_server import is_tracking_ready
+from tests.journeys.conftest import S3Server
 from tests.journeys.hammering import hammering
 from tests.journeys.running import MODEL, Platform, find_processes, wait_for
 
@@ -48,6 +51,34 @@ def test_predictions_go_on_while_the_tracking_server_is_killed(platform: Platfor
 
     assert hammer.failures == []
     assert len(hammer.prediction_ids) > asked + _ENOUGH
+
+
+def test_predictions_go_on_while_the_store_of_artifacts_is_away(
+    platform: Platform, window: list[float], s3_server: S3Server
+) -> None:
+    client = platform.build_mlflow_client()
+    before = platform.predict(window)["version"]
+    made = client.get_model_version(MODEL, str(before))
+    model_id = str(made.source).removeprefix("models:/")
+    copy = int(client.create_model_version(MODEL, str(made.source), made.run_id, model_id=model_id).version)
+    s3_server.stop()
+    try:
+        with hammering(platform, window) as hammer:
+            wait_for(lambda: hammer.prediction_ids, 10, "the first answers")
+            _move_to_production(client, copy)
+            ready = f"{platform.address}/health/ready"
+            wait_for(lambda: "artifacts" in _find_degraded(httpx.get(ready, timeout=30)), RESTART_S, "it is noticed")
+            asked = len(hammer.prediction_ids)
+            wait_for(lambda: len(hammer.prediction_ids) > asked + _ENOUGH, 60, "answers go on")
+            assert [version for version, _ in hammer.first_answers] == [before]
+            s3_server.start()
+            wait_for(lambda: hammer.find_time(copy), RESTART_S, "the version that could not be loaded answers")
+    finally:
+        if s3_server.is_away:
+            s3_server.start()
+    assert hammer.failures == []
+    _move_to_production(client, before)
+    wait_for(lambda: platform.predict(window)["version"] == before, 60, "the earlier version answers again")
 
 
 def test_predictions_go_on_while_the_database_is_killed_and_none_is_lost(
@@ -111,6 +142,15 @@ def test_platform_starts_again_after_its_own_process_was_killed(platform: Platfo
 def _is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _move_to_production(client: MlflowClient, version: int) -> None:
+    with pytest.warns(FutureWarning, match="stages"):
+        client.transition_model_version_stage(MODEL, str(version), "Production", archive_existing_versions=True)
+
+
+def _find_degraded(response: httpx.Response) -> list[str]:
+    return [check["name"] for check in response.json()["checks"] if check["state"] == "degraded"]
 
 
 def _answers(platform: Platform) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from core import trainings as trainings_module
+from core.alerts import load_alerts, raise_alert
 from core.connections import Connections
 from core.database import create_partitions
 from core.errors import NoProductionVersion, ReportFailed
@@ -20,10 +21,11 @@ from core.model_directory import VersionFiles, write_files
 from core.policies import DriftPolicy
 from core.promotion import promote
 from core.reference import Reference, build_reference, count_bins
-from core.tables import feature_counts, findings, predictions, request_counts
+from core.tables.monitoring import findings
+from core.tables.predictions import feature_counts, predictions, request_counts
 from core.trainings import load_trainings
-from monitoring import checking
-from monitoring.checking import check_model
+from monitoring import reporting
+from monitoring.checking import check_model, judge_version
 from monitoring.drift import WindowCounts, measure_drift
 
 NAMES = ("load", "lamp")
@@ -74,6 +76,15 @@ class Served:
                 connection.execute(insert(predictions), rows)
             connection.execute(insert(request_counts).values(**whose, hour=hour, predictions=total, refusals=0))
 
+    def judge(self, key: str | None = None, policy: DriftPolicy = POLICY) -> Finding:
+        """A check as a round makes it: no report, but a job for one where there is news."""
+        return judge_version(self.connections, self.model, self.version, policy, actor="tests", key=key)
+
+    def count_report_jobs(self) -> int:
+        with self.connections.engine.connect() as connection:
+            statement = text("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'report'")
+            return int(connection.execute(statement).scalar_one())
+
     def check(self, policy: DriftPolicy = POLICY) -> Finding:
         return check_model(self.connections, self.model, policy, actor="tests")
 
@@ -96,12 +107,11 @@ def reference() -> Reference:
     return build_reference(draw(3000, 1), NAMES, ["N", ""], seed=1)
 
 
-@pytest.fixture
-def served(connections: Connections, model: str, reference: Reference, tmp_path: Path) -> Served:
+def put_into_production(connections: Connections, model: str, reference: Reference, folder: Path) -> Served:
     """A version in Production whose files hold the reference; a check reads nothing else of them."""
-    other = tmp_path / "other.bin"
+    other = folder / "other.bin"
     other.write_bytes(b"not read by a check")
-    root = tmp_path / "version"
+    root = folder / "version"
     root.mkdir()
     write_files(root, VersionFiles(other, other, {}, reference.model_dump(mode="json"), {}))
     run_id = connections.tracking.start_run(model, None, {})
@@ -111,6 +121,12 @@ def served(connections: Connections, model: str, reference: Reference, tmp_path:
     registered = connections.registry.register(model, run_id, f"runs:/{run_id}/version", {})
     promote(connections.engine, connections.registry, model, registered.version, actor="tests", cause="hand")
     return Served(connections, model, registered.version, run_id, reference)
+
+
+@pytest.fixture
+def served(connections: Connections, model: str, reference: Reference, tmp_path: Path) -> Served:
+    """The version that is checked."""
+    return put_into_production(connections, model, reference, tmp_path)
 
 
 def test_a_model_without_a_version_in_production_is_not_checked(connections: Connections, model: str) -> None:
@@ -188,11 +204,17 @@ def test_finding_and_training_are_stored_together_or_not_at_all(
     assert served.check().outcome == "retrain"
 
 
-@pytest.mark.parametrize("rows", [0, 60])
-def test_too_few_rows_say_nothing_however_far_they_are(served: Served, rows: int) -> None:
+@pytest.mark.parametrize("rows", [0, 40, 60])
+def test_too_few_rows_say_nothing_however_far_they_are_and_clear_nothing(served: Served, rows: int) -> None:
+    with served.connections.engine.begin() as connection:
+        raise_alert(connection, served.model, "drift", "warning", "Drift found", [])
     served.serve(draw(rows, 3, shift=5.0))
     found = served.check()
     assert (found.outcome, found.rows) == ("fine", rows)
+    if rows < POLICY.minimum_rows // 2:
+        assert found.statistic is None
+    with served.connections.engine.connect() as connection:
+        assert len(load_alerts(connection, served.model, is_open=True)) == 1
     assert found.reasons == [f"{rows} rows are too few to judge"] or "too few" in found.reasons[0]
 
 
@@ -225,10 +247,48 @@ def test_a_report_that_fails_leaves_what_was_decided_and_is_told_of(
     def fail(*_: object) -> object:
         raise ReportFailed("the page has no place for the summary")
 
-    monkeypatch.setattr(checking, "write_report", fail)
+    monkeypatch.setattr(reporting, "write_report", fail)
     with pytest.raises(ReportFailed):
         served.check()
     newest = served.load()[0]
     assert (newest.outcome, newest.report_uri) == ("retrain", None)
     assert newest.training_id is not None
     assert served.count_trainings() == 1
+
+
+def test_a_check_that_was_killed_and_runs_again_counts_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.serve(draw(ROWS, 3, shift=1.5))
+
+    def die(*_: object) -> None:
+        raise BREAK
+
+    # Killed after its finding was stored, before its report was; then again before anything was.
+    with monkeypatch.context() as patch:
+        patch.setattr("monitoring.checking.write_finding_report", die)
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            check_model(served.connections, served.model, POLICY, actor="tests", key="job 7")
+    served.serve(draw(ROWS, 4, shift=1.5), hours_ago=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("monitoring.checking.store_finding", die)
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            served.judge("job 8")
+    again = check_model(served.connections, served.model, POLICY, actor="tests", key="job 7")
+    assert (again.outcome, again.report_uri is not None) == ("alert", True)
+    assert [one.id for one in served.load()] == [again.id]
+    assert served.judge("job 8").outcome == "retrain"
+    assert served.judge("job 8").outcome == "retrain"
+    assert len(served.load()) == 2
+    assert served.count_trainings() == 1
+
+
+def test_a_version_without_a_reference_gets_a_finding_that_says_what_to_do(served: Served) -> None:
+    bare = served.connections.registry.register(served.model, served.run_id, f"runs:/{served.run_id}/nothing", {})
+    promote(
+        served.connections.engine, served.connections.registry, served.model, bare.version, actor="tests", cause="hand"
+    )
+    other = Served(served.connections, served.model, bare.version, served.run_id, served.reference)
+    other.serve(draw(ROWS, 3))
+    found = other.check()
+    assert (found.outcome, found.is_drifted, found.report_uri) == ("alert", False, None)
+    assert f"version {bare.version} of {served.model!r} has no manifest.json" in found.reasons[0]
+    assert "train the model anew" in found.reasons[0]

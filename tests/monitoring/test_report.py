@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from scipy import stats
 
 from core.reference import Reference, build_reference, count_bins
 from monitoring.drift import DriftMeasure, FeatureDrift, WindowCounts, measure_drift
-from monitoring.page import ReportSummary, sanitise_names, sanitise_text
+from monitoring.page import ReportSummary, build_summary, frame_page, sanitise_names, sanitise_text
 from monitoring.report import MAX_ROWS, METHOD, ReportFiles, sample_reference, write_report
+from tests.browser import opened_browser
 
 HOSTILE = "</script><script>alert(1)</script>"
 NAMES = ("load", HOSTILE, "lamp", "torque")
@@ -27,6 +29,7 @@ SUMMARY = ReportSummary(
     action="People were told; nothing was <i>trained</i>.",
     target_rate=0.04,
     minimum_effect=0.1,
+    minimum_share=0.05,
     window_start_at=NOW - timedelta(hours=168),
     window_end_at=NOW,
     checked_at=NOW,
@@ -124,6 +127,25 @@ def test_summary_stands_at_the_top_of_the_body(files: ReportFiles) -> None:
     assert page.split("<body>", 1)[1].lstrip().startswith('<section class="mr"')
 
 
+def test_page_shows_mean_and_deviation_of_training_and_of_what_was_served() -> None:
+    number = FeatureDrift(
+        "load", 200, 0.4, 0.1, 0.5, True, mean=6.98, sd=3.125, usual_mean=5.0123, usual_sd=2.0, role="prediction"
+    )
+    category = FeatureDrift("kind", 200, 0.4, 0.1, 0.25, True, is_category=True)
+    section = build_summary(DriftMeasure(200, 0, (number, category), (), True), SUMMARY)
+    rows = dict(re.findall(r'<tr><th scope="row">(\w+)(.*?)</tr>', section))
+    assert "5.012<br>→ 6.98" in rows["load"] and "2<br>→ 3.125" in rows["load"] and "0.50 sd" in rows["load"]
+    assert "what the model answered" in rows["load"] and "what the model answered" not in rows["kind"]
+    assert "→" not in rows["kind"] and "25.0% of rows" in rows["kind"]
+
+
+def test_page_of_broken_data_does_not_say_that_all_is_as_in_training() -> None:
+    fair = FeatureDrift("load", 200, 0.05, 0.1, 0.05, False)
+    summary = replace(SUMMARY, outcome="data_incident", reasons=("load was out of bounds in 90 of 200 requests",))
+    section = build_summary(DriftMeasure(200, 90, (fair,), (), True), summary)
+    assert "has to be repaired" in section and "look as they did in training" not in section
+
+
 def test_hostile_categories_are_inert(tmp_path: Path) -> None:
     kind = FeatureDrift("kind", 200, 0.4, 0.1, 0.5, True)
     measure = DriftMeasure(200, 0, (kind,), (), True)
@@ -191,3 +213,17 @@ def test_sanitised_names_stay_different() -> None:
     assert sanitise_names(["<a>", "‹a›", "<a>", "b"]) == ["‹a›", "‹a› (2)", "‹a› (3)", "b"]
     assert sanitise_text("a\u202eb\nc\x00") == "a b c "
     assert len(sanitise_text("x" * 500)) == 80
+
+
+def test_hostile_names_and_categories_run_nothing_in_a_browser(files: ReportFiles, tmp_path: Path) -> None:
+    framed = tmp_path / "framed.html"
+    framed.write_text(frame_page(HOSTILE, files.html_path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (files.html_path, framed):
+        with opened_browser() as seen:
+            seen.page.goto(path.as_uri())
+            place = seen.page.frame_locator("iframe") if path is framed else seen.page
+            place.get_by_text("Drift found").first.wait_for()
+            # Evidently draws its charts by script.
+            place.locator("svg, canvas").first.wait_for()
+            assert seen.dialogs == []
+            assert [address for address in seen.requested if not address.startswith(("file:", "data:", "blob:"))] == []

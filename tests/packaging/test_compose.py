@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from core.embedded_database import running_database
 from deploy import health
+from tests.accounts import build_headers
 from tests.conftest import find_free_port, make_open_folder
 from tests.ingestion.brokers import running_embedded
 from tests.packaging.local_services import PORTS, LocalServices
@@ -68,7 +69,8 @@ def test_composed_services_go_from_rows_to_a_served_prediction(
     prices = tmp_path / "prices.csv"
     get_workload("prices").load_function("sample")(prices)
 
-    with httpx.Client(base_url=services.address, timeout=30) as client:
+    token = services.run("control", ["millrace", "tokens", "create", "journey", "--role", "operator"]).strip()
+    with httpx.Client(base_url=services.address, headers=build_headers(token), timeout=30) as client:
         before = client.post("/models/prices/predict", json={"values": WINDOW})
         services.run("control", ["millrace", "ingest", "prices", str(prices)])
         services.run("worker", ["millrace", "train", "prices", "--wait", "--set", "max_epochs=4"])

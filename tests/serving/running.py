@@ -7,17 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import uvicorn
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from core.contracts import write_contracts
 from core.settings import Settings, load_settings
 from serving.app import create_app
+from tests.accounts import HEADERS, add_test_token
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.onnx_models import build_contract
 
@@ -32,6 +34,7 @@ class Served:
     client: httpx.Client
     registry: FolderRegistry
     settings: Settings
+    database_url: str
 
     def predict(self, body: object, model: str = "prices") -> httpx.Response:
         return self.client.post(f"/models/{model}/predict", json=body)
@@ -91,9 +94,9 @@ def serving(
     thread.start()
     address = settings.serving_address
     try:
-        with httpx.Client(base_url=address, timeout=TIMEOUT_S) as client:
+        with httpx.Client(base_url=address, headers=HEADERS, timeout=TIMEOUT_S) as client:
             wait_until(lambda: server.started)
-            yield Served(address, client, registry, settings)
+            yield Served(address, client, registry, settings, database_url)
     finally:
         server.should_exit = True
         thread.join(TIMEOUT_S)
@@ -122,6 +125,9 @@ def serving_process(
 
 
 def build_server(settings: Settings, database_url: str, registry: FolderRegistry) -> uvicorn.Server:
+    # Where the database is away, the process knows the token from before.
+    with suppress(OperationalError):
+        add_test_token(database_url)
     app = create_app(settings, database_url, open_registry=lambda _: registry)
     config = uvicorn.Config(
         app, port=settings.serving_port, log_config=None, access_log=False, timeout_graceful_shutdown=5

@@ -6,6 +6,7 @@ import re
 import httpx
 from openapi_spec_validator import validate
 
+from tests.accounts import HEADERS
 from tests.browser import opened_browser
 from tests.serving.running import Served
 
@@ -55,6 +56,7 @@ def test_page_takes_everything_from_this_process(two_models: Served) -> None:
 def test_page_shows_every_route_and_asks_no_other_site(two_models: Served) -> None:
     shown = two_models.client.get("/openapi.json").json()["paths"]
     with opened_browser() as seen:
+        seen.page.set_extra_http_headers(HEADERS)
         seen.page.goto(f"{two_models.address}/docs")
         seen.page.wait_for_selector(".opblock")
         assert seen.page.locator(".opblock").count() == sum(len(methods) for methods in shown.values())

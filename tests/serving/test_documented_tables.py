@@ -17,7 +17,8 @@ from core.contracts import write_contracts
 from core.embedded_database import EmbeddedDatabase
 from core.model_directory import VersionFiles, write_files
 from core.reference import build_reference
-from core.tables import trainings, version_names
+from core.tables.trainings import trainings
+from core.tables.versions import version_names
 from core.targets import set_target
 from tests.serving.conftest import copy_database
 from tests.serving.folder_registry import FolderRegistry

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from core.embedded_database import EmbeddedDatabase
-from core.tables import predictions
+from core.tables.predictions import predictions
+from tests.accounts import HEADER_LINE
 from tests.serving.conftest import copy_database
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.running import TIMEOUT_S, Served, serving, wait_until
@@ -147,7 +148,8 @@ def test_requests_beyond_the_bound_are_told_to_come_again(
         parts = urlsplit(served.address)
         path = _scale(1.0)[way][0].format(model="other")
         with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=TIMEOUT_S) as holding:
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{HEADER_LINE}"
+            head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n"
             holding.sendall(head.encode() + b"{")
             wait_until(lambda: "http_requests_in_progress 1.0" in served.client.get("/metrics").text)
             response = _ask(served, way, "other")

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from core.embedded_database import EmbeddedDatabase
+from tests.accounts import HEADERS
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.reading import load_feature_counts, load_ids, load_request_counts
 from tests.serving.running import Served, declare, find_free_port, serving, serving_process, wait_until
@@ -43,7 +44,7 @@ class Load:
                 thread.join()
 
     def _run(self) -> None:
-        with httpx.Client(base_url=self.address, timeout=60) as client:
+        with httpx.Client(base_url=self.address, headers=HEADERS, timeout=60) as client:
             while not self._stopping.is_set():
                 try:
                     response = client.post("/models/prices/predict", json={"values": [[1.0, 2.0, 3.0, 4.0]] * 2})
@@ -213,7 +214,7 @@ def test_stop_answers_the_requests_that_were_accepted(
         response = httpx.post(
             f"http://127.0.0.1:{port}/models/prices/predict",
             content=build_body(),
-            headers={"Content-Type": "application/json"},
+            headers={**HEADERS, "Content-Type": "application/json"},
             timeout=60,
         )
         answers.append(response.status_code)

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
+from core.alerts import Alert, load_alerts
 from core.database import TRANSITIONS_CHANNEL, notify
 from core.embedded_database import EmbeddedDatabase
 from core.targets import set_target
 from core.verdicts import Verdict, store_verdict
+from serving.version_alerts import VersionAlerts
+from tests.accounts import HEADERS
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.onnx_models import Answers
 from tests.serving.running import Served, declare, serving, wait_until
@@ -24,6 +29,11 @@ VALUES = {"values": [10.0, 20.0, 30.0, 40.0]}
 def aim(own_engine: Engine, target: str) -> None:
     with own_engine.begin() as connection:
         set_target(connection, "prices", target, "test")
+
+
+def find_alert(own_engine: Engine, *, is_open: bool = True) -> Alert | None:
+    with own_engine.connect() as connection:
+        return next(iter(load_alerts(connection, "prices", is_open=is_open)), None)
 
 
 def get_checks(served: Served) -> dict[str, tuple[str, str]]:
@@ -71,7 +81,7 @@ def test_swaps_under_load_fail_no_request(served: Served) -> None:
     stopping = threading.Event()
 
     def hammer() -> None:
-        with httpx.Client(base_url=served.address, timeout=20) as client:
+        with httpx.Client(base_url=served.address, headers=HEADERS, timeout=20) as client:
             while not stopping.is_set():
                 response = client.post("/models/prices/predict", json=VALUES)
                 body = response.json()
@@ -110,16 +120,45 @@ def test_download_that_takes_for_ever_holds_up_no_other_model(
         served.wait_for_version("other", 1)
         folder_registry.add("other", 2, answers="mean")
         folder_registry.set_stalled("other", is_stalled=True)
-        with ThreadPoolExecutor(3) as threads:
-            asked = [threads.submit(served.predict, VALUES | {"version": 2}, "other") for _ in range(3)]
+        # More than the web framework has threads.
+        with ThreadPoolExecutor(50) as threads:
+            asked = [threads.submit(served.predict, VALUES | {"version": 2}, "other") for _ in range(50)]
             try:
+                wait_until(lambda: count_in_progress(served) == 50)
+                assert served.client.get("/health/ready").status_code == 200
+                assert served.client.get("/v2/health/ready").status_code == 200
+                assert served.predict(VALUES | {"version": 1}, "other").json()["version"] == 1
                 folder_registry.add("prices", 2, answers="double")
                 folder_registry.set_production("prices", 2)
                 served.wait_for_version("prices", 2)
                 assert not any(answer.done() for answer in asked)
             finally:
                 folder_registry.set_stalled("other", is_stalled=False)
-            assert [answer.result().json()["version"] for answer in asked] == [2, 2, 2]
+            assert {answer.result().json()["version"] for answer in asked} == {2}
+
+
+def test_process_is_not_ready_before_every_model_has_had_its_turn(
+    tmp_path: Path, own_database_url: str, folder_registry: FolderRegistry
+) -> None:
+    for model in ("other", "prices"):
+        folder_registry.add(model, 1, answers="mean")
+        folder_registry.set_production(model, 1)
+    folder_registry.set_stalled("prices", is_stalled=True)
+    with serving(tmp_path, own_database_url, folder_registry, models=("other", "prices")) as served:
+        try:
+            served.wait_for_version("other", 1)
+            assert served.client.get("/health/ready").status_code == 503
+        finally:
+            folder_registry.set_stalled("prices", is_stalled=False)
+        wait_until(lambda: served.client.get("/health/ready").status_code == 200)
+        assert served.predict(VALUES).json()["version"] == 1
+
+
+def count_in_progress(served: Served) -> float:
+    """How many predictions the process has taken on and not answered."""
+    families = text_string_to_metric_families(served.client.get("/metrics").text)
+    found = next(family for family in families if family.name == "http_requests_in_progress")
+    return found.samples[0].value
 
 
 @pytest.mark.parametrize("answers", ["damaged", "nan", "wrong_shape"])
@@ -139,6 +178,56 @@ def test_version_that_cannot_serve_leaves_the_champion(
     assert served.client.get("/health/ready").status_code == 200
     # Once, not at each look.
     assert [record.getMessage().count("version 1 keeps serving") for record in caplog.records] == [1]
+
+
+def test_version_that_cannot_serve_is_an_alert_until_one_serves(served: Served, own_engine: Engine) -> None:
+    served.registry.add("prices", 2, answers="damaged")
+    served.registry.set_production("prices", 2)
+    wait_until(lambda: find_alert(own_engine) is not None)
+    alert = find_alert(own_engine)
+    assert alert is not None
+    assert (alert.cause, alert.severity, alert.title) == ("version", "warning", "A version cannot serve: 2")
+    assert alert.reasons[-1] == "version 1 keeps serving"
+    assert "damaged" in alert.reasons[0] or "onnx" in alert.reasons[0].lower()
+    assert str(served.settings.home) not in alert.reasons[0]
+
+    served.registry.set_production("prices", 1)
+    wait_until(lambda: find_alert(own_engine) is None)
+    over = find_alert(own_engine, is_open=False)
+    assert over is not None and over.cleared_reason == "version 1 serves"
+
+
+def test_version_without_another_to_serve_in_its_place_is_critical(
+    tmp_path: Path, own_database_url: str, own_engine: Engine, folder_registry: FolderRegistry
+) -> None:
+    folder_registry.add("prices", 1, answers="damaged")
+    folder_registry.set_production("prices", 1)
+    with serving(tmp_path, own_database_url, folder_registry):
+        wait_until(lambda: find_alert(own_engine) is not None)
+    alert = find_alert(own_engine)
+    assert alert is not None
+    assert (alert.severity, alert.reasons[-1]) == ("critical", "nothing serves it")
+    # The process has ended; the next one finds that what failed is not wanted any more.
+    folder_registry.set_production("prices", None)
+    with serving(tmp_path, own_database_url, folder_registry):
+        wait_until(lambda: find_alert(own_engine) is None)
+
+
+def test_what_cannot_serve_while_the_database_is_away_is_told_of_when_it_is_back(
+    own_engine: Engine, database: EmbeddedDatabase
+) -> None:
+    alerts = VersionAlerts(own_engine)
+    alerts.note_failure("prices", 2, "it is damaged.", 1)
+    own_engine.dispose()
+    database.stop()
+    with pytest.raises(OperationalError):
+        alerts.store()
+    database.start()
+    alerts.store()
+    alerts.store()
+    alert = find_alert(own_engine)
+    assert alert is not None
+    assert (alert.times, list(alert.reasons)) == (1, ["it is damaged", "version 1 keeps serving"])
 
 
 def test_version_whose_cached_copy_is_damaged_is_downloaded_again(served: Served) -> None:

@@ -17,6 +17,7 @@ from core.registry import Registry
 from core.settings import load_settings
 from core.tracking import Tracking
 from serving.app import create_app
+from tests.accounts import HEADERS, add_test_token
 from tests.conftest import find_free_port
 from tests.serving.onnx_models import Answers, build_contract, write_version
 from tests.serving.running import wait_until
@@ -64,12 +65,13 @@ def platform(
     with shared_engine.begin() as connection:
         write_contracts(connection, [build_contract(model)])
     settings = load_settings(home=tmp_path / "home", tracking_uri=tracking_server, serving_port=find_free_port())
+    add_test_token(database_url)
     config = uvicorn.Config(create_app(settings, database_url), port=settings.serving_port, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started)
-    with httpx.Client(base_url=settings.serving_address, timeout=20) as client:
+    with httpx.Client(base_url=settings.serving_address, headers=HEADERS, timeout=20) as client:
         yield Platform(model, shared_engine, registry, tracking, client, tmp_path)
     server.should_exit = True
     thread.join()
@@ -88,7 +90,7 @@ def test_transitions_are_followed_without_a_failed_request(platform: Platform) -
     failures: list[str] = []
 
     def hammer() -> None:
-        with httpx.Client(base_url=platform.client.base_url, timeout=20) as client:
+        with httpx.Client(base_url=platform.client.base_url, headers=HEADERS, timeout=20) as client:
             while not stopping.is_set():
                 response = client.post(f"/models/{model}/predict", json=VALUES)
                 if response.status_code != 200:

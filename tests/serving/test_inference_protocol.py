@@ -11,9 +11,11 @@ import pytest
 import tritonclient.http as triton
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select
+from tritonclient._request import Request
 from tritonclient.utils import InferenceServerException
 
-from core.tables import predictions
+from core.tables.predictions import predictions
+from tests.accounts import HEADERS
 from tests.serving.running import Served, wait_until
 from tests.serving.tables import multiply
 
@@ -24,7 +26,12 @@ ROWS = np.array([[3.0, 4.0], [0.5, -2.0], [7.0, 10.0]], dtype=np.float32)
 @pytest.fixture
 def client(two_models: Served) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(two_models.address.removeprefix("http://")) as client:
+        client.register_plugin(_send_token)
         yield client
+
+
+def _send_token(request: Request) -> None:
+    request.headers.update(HEADERS)
 
 
 def _build_input(name: str, values: NDArray[Any], datatype: str, *, is_binary: bool) -> triton.InferInput:

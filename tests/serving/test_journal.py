@@ -1,9 +1,12 @@
 """The journal on disk: whole, torn, damaged, full, and left behind."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from core.serving_errors import JournalFull, JournalUnwritable
@@ -44,6 +47,22 @@ def test_record_gives_back_the_entry(entry: Entry) -> None:
     assert found.reason == entry.reason
     for name in ("inputs", "monitored", "outputs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(entry, name))
+
+
+def test_record_of_a_failure_says_so_and_one_of_the_release_before_is_none() -> None:
+    failure = build_entry(reason="not finite")
+    failure.is_failure = True
+    ((found, _),) = read_entries(encode_entry(failure))
+    assert (found.is_failure, found.reason) == (True, "not finite")
+
+    payload = encode_entry(build_entry())[8:]
+    (length,) = struct.unpack_from(">I", payload)
+    described = orjson.loads(payload[4 : 4 + length])
+    del described["is_failure"]
+    shortened = orjson.dumps(described)
+    earlier = struct.pack(">I", len(shortened)) + shortened + payload[4 + length :]
+    ((found, _),) = read_entries(struct.pack(">II", len(earlier), zlib.crc32(earlier)) + earlier)
+    assert not found.is_failure
 
 
 def test_every_torn_tail_ends_the_records_before_it() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case
 from schemathesis.core.result import Ok
 
+from tests.accounts import HEADER_LINE, HEADERS
 from tests.serving.running import TIMEOUT_S, Served
 
 REQUESTS = 10_000
@@ -57,7 +58,7 @@ def test_ten_thousand_malformed_requests_are_refused_and_none_breaks(steady: Ser
 
 
 def test_fuzzer_on_the_description_finds_no_5xx(steady: Served) -> None:
-    schema = schemathesis.openapi.from_url(f"{steady.address}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{steady.address}/openapi.json", headers=HEADERS)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) >= 6
     for operation in operations:
@@ -74,7 +75,7 @@ def test_fuzzer_on_the_description_finds_no_5xx(steady: Served) -> None:
         def call(case: Case[Any]) -> None:
             if "model" in case.path_parameters and len(case.path_parameters["model"]) % 2:
                 case.path_parameters["model"] = "prices"
-            answer = case.call(base_url=steady.address)
+            answer = case.call(base_url=steady.address, headers=HEADERS)
             assert answer.status_code < 500, f"{case.as_curl_command()}: {answer.text}"
 
         call()
@@ -84,7 +85,8 @@ def _build_request(chance: random.Random) -> bytes:
     path = chance.choice(PATHS[:2]) if chance.random() < 0.9 else chance.choice(PATHS)
     body = _build_body(chance)
     kind = "application/json" if chance.random() < 0.9 else chance.choice(["text/csv", "", "application/json; \xff"])
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{HEADER_LINE}"
+    head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode("latin-1") + body
 
 

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from core.database import create_database_engine
+from core.tables.predictions import request_counts
+from tests.accounts import HEADER_LINE, HEADERS
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.running import TIMEOUT_S, Served, serving, wait_until
 
@@ -41,7 +45,7 @@ def test_requests_beyond_the_bound_are_told_to_come_again(slow_too: Served) -> N
     answers: list[httpx.Response] = []
 
     def predict() -> None:
-        answers.append(httpx.post(f"{slow_too.address}/models/slow/predict", json=VALUES, timeout=60))
+        answers.append(httpx.post(f"{slow_too.address}/models/slow/predict", json=VALUES, headers=HEADERS, timeout=60))
 
     threads = [threading.Thread(target=predict) for _ in range(12)]
     for thread in threads:
@@ -71,6 +75,7 @@ def test_model_that_is_too_slow_is_given_up_and_the_others_answer(
         answer = served.predict(VALUES, model="slow")
         assert (answer.status_code, answer.json()["type"]) == (504, "/problems/answer-too-slow")
         assert served.predict(VALUES).status_code == 200
+        wait_until(lambda: _load_failures(own_database_url) == [("slow", 1)])
         assert served.client.get("/health/ready").status_code == 200
 
 
@@ -163,7 +168,16 @@ def _begin(address: str, *, length: int | None) -> socket.socket:
     parts = urlsplit(address)
     connection = socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=TIMEOUT_S)
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    connection.sendall(
-        f"POST /models/prices/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{size}\r\n\r\n".encode()
-    )
+    head = f"POST /models/prices/predict HTTP/1.1\r\nHost: x\r\n{HEADER_LINE}"
+    connection.sendall(f"{head}Content-Type: application/json\r\n{size}\r\n\r\n".encode())
     return connection
+
+
+def _load_failures(database_url: str) -> list[tuple[str, int]]:
+    """Models with requests that failed for reasons of a version, and how many."""
+    engine = create_database_engine(database_url)
+    with engine.connect() as connection:
+        found = connection.execute(select(request_counts.c.model, request_counts.c.failures))
+        counted = [(row.model, row.failures) for row in found if row.failures]
+    engine.dispose()
+    return counted

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine, select
 
-from core.tables import predictions
+from core.tables.predictions import predictions
 from tests.serving.folder_registry import FolderRegistry
+from tests.serving.reading import load_request_counts, load_request_outcomes
 from tests.serving.running import Served, serving, wait_until
 
 VALUES = [10.0, 20.0, 30.0, 40.0]
@@ -188,21 +189,44 @@ def test_version_asked_for_by_number_answers_and_no_other_does(served: Served) -
     assert str(served.settings.home) not in refused.text
 
 
-def test_answer_that_is_not_finite_is_an_error_and_recorded_as_a_refusal(served: Served, own_engine: Engine) -> None:
+def test_answer_that_is_not_finite_is_an_error_and_counted_as_a_failure_of_the_version(
+    served: Served, own_engine: Engine
+) -> None:
     served.registry.add("prices", 2, answers="nan_above")
     served.registry.set_production("prices", 2)
     served.wait_for_version("prices", 2)
     response = served.predict({"values": [1e7] * 4})
     assert response.status_code == 500
     assert response.json()["type"] == "/problems/answer-not-finite"
-    assert served.predict({"values": VALUES}).json()["predictions"] == [25.0]
+    assert served.predict({"values": [VALUES, VALUES]}).json()["predictions"] == [25.0, 25.0]
+    assert served.predict({"values": ["x"] * 4}).status_code == 422
 
-    def load_outputs() -> list[tuple[bool, list[float]]]:
+    def load_outputs() -> list[tuple[bool, bool, list[float]]]:
         with own_engine.connect() as connection:
             rows = connection.execute(select(predictions).order_by(predictions.c.at)).all()
-        return [(row.is_refusal, row.outputs) for row in rows]
+        return [(row.is_refusal, row.is_failure, row.outputs) for row in rows]
 
-    wait_until(lambda: load_outputs() == [(True, []), (False, [25.0])])
+    answered = (False, False, [25.0])
+    wait_until(lambda: load_outputs() == [(True, True, []), answered, answered, (True, False, [])])
+    assert load_request_counts(own_engine) == (2, 1)
+    assert load_request_outcomes(own_engine) == (1, 1)
+
+
+def test_runtime_that_breaks_is_counted_as_a_failure_of_the_version_and_its_words_stay_inside(
+    served: Served, own_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a kernel at /opt/secret broke")
+
+    assert served.predict({"values": VALUES}).status_code == 200
+    monkeypatch.setattr("core.inference.OnnxModel.predict", fail)
+    response = served.predict({"values": VALUES})
+    assert (response.status_code, response.json()["type"]) == (500, "/problems/internal-error")
+    assert "secret" not in response.text
+    wait_until(lambda: load_request_outcomes(own_engine) == (1, 1))
+    with own_engine.connect() as connection:
+        reasons = list(connection.scalars(select(predictions.c.reason).where(predictions.c.is_failure)))
+    assert reasons == ["RuntimeError: a kernel at /opt/secret broke"]
 
 
 def test_openapi_describes_the_prediction_route(steady: Served) -> None:

@@ -256,13 +256,13 @@ def test_other_protocols_take_the_tensor_of_codes_and_strengths(
 
 def test_a_path_with_a_user_matches_one_part_and_gives_way_to_exact_ones() -> None:
     contract = build_books()
-    exact = Route(path="/api/v1/recommendations/train", codec="observations")
+    exact = Route(path="/api/v1/recommendations/every", codec="observations")
     routes = DocumentedRoutes({"books": contract, "other": contract.model_copy(update={"routes": (exact,)})})
     found = routes.find("/api/v1/recommendations/u 1")
     assert found is not None
     assert (found[0], found[2]) == ("books", "u 1")
     for path in ("/api/v1/recommendations/", "/api/v1/recommendations/1/2", "/x/api/v1/recommendations/1"):
         assert routes.find(path) is None
-    train = routes.find("/api/v1/recommendations/train")
-    assert train is not None
-    assert train[1] == exact
+    every = routes.find("/api/v1/recommendations/every")
+    assert every is not None
+    assert every[1] == exact

@@ -14,7 +14,8 @@ from mlflow.version import VERSION
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
-from core.tables import predictions
+from core.tables.predictions import predictions
+from tests.accounts import TOKEN
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.running import TIMEOUT_S, Served, serving, wait_until
 from tests.serving.tables import multiply
@@ -226,14 +227,21 @@ def test_ping_health_and_version_are_mlflows(two_models: Served, peers: dict[str
 
 
 def test_setting_names_the_model_of_invocations_for_mlflows_own_client(
-    tmp_path: Path, own_database_url: str, folder_registry: FolderRegistry, own_engine: Engine
+    tmp_path: Path,
+    own_database_url: str,
+    folder_registry: FolderRegistry,
+    own_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MLflow's client is told a host and a port, and can say no more."""
+    """MLflow's client is told a host and a port and no more; the token is in the file that `requests` reads."""
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     for model, answers in (("closes", "double"), ("prices", "mean")):
         folder_registry.add(model, 1, answers=answers)  # type: ignore[arg-type]
         folder_registry.set_production(model, 1)
+    passwords = tmp_path / "netrc"
+    passwords.write_text(f"machine 127.0.0.1 login tests password {TOKEN}\n")
+    monkeypatch.setenv("NETRC", str(passwords))
     both = ("closes", "prices")
     with serving(tmp_path, own_database_url, folder_registry, models=both, invocations_model="closes") as served:
         served.wait_for_version("closes", 1)

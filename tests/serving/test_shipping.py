@@ -6,15 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from core.database import create_database_engine
+from core.reference import QualityRate, build_reference
+from core.tables.predictions import feature_sums
+from serving.counting import HOUR_US, Hour, add_counts
 from serving.journal import Journal, JournalFolder, Segment
 from serving.records import Entry, build_ids, encode_entry, now_us
 from serving.shipping import Shipper, store_entries
 from tests.serving.onnx_models import build_test_reference
-from tests.serving.reading import load_feature_counts, load_ids, load_request_counts
+from tests.serving.reading import (
+    load_feature_counts,
+    load_ids,
+    load_quality_counts,
+    load_request_counts,
+    load_request_outcomes,
+)
 
 REFERENCE = build_test_reference()
 DAY_US = 24 * 3600 * 10**6
@@ -34,8 +44,12 @@ def build_entry(monitored: list[float], at_us: int | None = None) -> Entry:
     )
 
 
-def build_refusal() -> Entry:
-    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="no")
+def build_refusal(*refused: tuple[str, str]) -> Entry:
+    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="no", refused=refused)
+
+
+def build_failure() -> Entry:
+    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="not finite", is_failure=True)
 
 
 def count_bins(values: list[float]) -> Counter[int]:
@@ -89,6 +103,72 @@ def test_batch_offered_again_after_a_crash_is_counted_once(
     assert len(load_ids(own_engine)) == 3
     assert load_request_counts(own_engine) == (3, 0)
     assert load_feature_counts(own_engine) == count_bins([0.01, 0.02, 0.03])
+
+
+def test_answers_and_failures_are_requests_and_counted_once_however_often_they_are_offered(
+    journal: Journal, shipper: Shipper, own_engine: Engine
+) -> None:
+    for entry in (build_entry([0.01, 0.02]), build_entry([0.03]), build_failure(), build_failure(), build_refusal()):
+        journal.append(entry)
+    assert shipper.ship_once() == 6
+    (segment,) = load_segments(journal)
+    segment.path.with_suffix(".shipped").unlink()
+    journal.append(build_failure())
+    assert shipper.ship_once() == 1
+    assert load_request_counts(own_engine) == (3, 1)
+    assert load_request_outcomes(own_engine) == (2, 3)
+
+
+def test_refusals_are_counted_once_by_column_and_kind(journal: Journal, shipper: Shipper, own_engine: Engine) -> None:
+    for refused in ((("Close", "bounds"),), (("Close", "bounds"), ("Close", "type")), ()):
+        journal.append(build_refusal(*refused))
+    assert shipper.ship_once() == 3
+    (segment,) = load_segments(journal)
+    # Committed, and the offset not yet moved.
+    segment.path.with_suffix(".shipped").unlink()
+    assert shipper.ship_once() == 0
+    assert load_request_counts(own_engine) == (0, 3)
+    assert load_quality_counts(own_engine) == {("Close", "bounds"): 2, ("Close", "type"): 1}
+
+
+def test_a_journal_of_before_refusals_were_told_apart_is_shipped(
+    journal: Journal, shipper: Shipper, own_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = orjson.dumps
+    with monkeypatch.context() as patch:
+        patch.setattr(orjson, "dumps", lambda d: written({k: v for k, v in d.items() if k != "refused"}))
+        journal.append(build_refusal(("Close", "bounds")))
+    assert shipper.ship_once() == 1
+    assert (load_request_counts(own_engine), load_quality_counts(own_engine)) == ((0, 1), {})
+
+
+def test_absent_values_unknown_categories_and_sums_are_counted_with_the_values(own_engine: Engine) -> None:
+    training = np.random.default_rng(1).normal(1e6, 2.0, (200, 1))
+    rates = [
+        QualityRate(column="age", kind="imputed", position=0, faulty=0, rows=200),
+        QualityRate(column="kind", kind="unknown", position=1, faulty=0, rows=200),
+    ]
+    reference = build_reference(training, ["load"], [""], quality=rates, window_sizes=(50,))
+    served = np.array([[1e6 + 1.0], [1e6 + 4.0], [np.nan]])
+    inputs = np.array([[1.0, 0.0], [np.nan, 2.0], [np.nan, 1.0]], dtype=np.float32)
+    entry = Entry(now_us(), "m", 1, "r", build_ids(3), inputs, served, np.ones((3, 1), dtype=np.float32))
+    hour = Hour()
+    hour.add(entry, None)
+    hour.add(entry, [1])
+    with own_engine.begin() as connection:
+        add_counts(connection, {("m", 1, entry.at_us // HOUR_US): hour}, lambda *_: reference)
+        add_counts(connection, {("m", 1, entry.at_us // HOUR_US): hour}, lambda *_: reference)
+    assert load_request_counts(own_engine) == (8, 0)
+    assert load_quality_counts(own_engine) == {("age", "imputed"): 6, ("kind", "unknown"): 2}
+    with own_engine.connect() as connection:
+        values, total, squares = connection.execute(
+            select(feature_sums.c["values"], feature_sums.c["sum"], feature_sums.c["squares"])
+        ).one()
+    feature = reference.features[0]
+    kept = np.array([1e6 + 1.0, 1e6 + 4.0, 1e6 + 4.0] * 2)
+    assert values == 6
+    assert feature.mean + feature.sd * total / values == pytest.approx(kept.mean(), rel=1e-9)
+    assert feature.sd**2 * (squares / values - (total / values) ** 2) == pytest.approx(kept.var(), rel=1e-6)
 
 
 def test_crash_within_the_transaction_leaves_nothing_of_it(journal: Journal, own_engine: Engine) -> None:

@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Engine
 
 from serving.metrics import _forget_dead
+from tests.accounts import HEADERS, add_test_token
 from tests.serving.onnx_models import build_contract, write_version
 from tests.serving.reading import load_ids, load_request_counts
 from tests.serving.running import declare, find_free_port, wait_until
@@ -23,6 +24,7 @@ def test_workers_answer_for_each_other_and_journal_every_request(
     tmp_path: Path, own_database_url: str, own_engine: Engine
 ) -> None:
     declare(own_database_url, "prices")
+    add_test_token(own_database_url)
     versions = tmp_path / "home" / "versions"
     write_version(versions / "prices" / "1", build_contract(), "mean")
     (versions / "resolved.json").write_bytes(orjson.dumps({"prices": {"target": "Production", "version": 1}}))
@@ -36,7 +38,9 @@ def test_workers_answer_for_each_other_and_journal_every_request(
     }
 
     # A connection each: the kernel hands them to either worker.
-    client = httpx.Client(base_url=address, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+    client = httpx.Client(
+        base_url=address, headers=HEADERS, timeout=60, limits=httpx.Limits(max_keepalive_connections=0)
+    )
 
     def find_ready() -> set[int]:
         try:

@@ -13,14 +13,18 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy import select
 
+from core.approvals import ask_for_approval, load_approvals, reject
 from core.connections import Connections, open_connections
 from core.errors import AttemptSuperseded, TrainingFailed
+from core.evaluations import find_evaluation
 from core.findings import Finding, store_finding
 from core.model_directory import ModelDirectory
+from core.principals import Role
 from core.promotion import promote
+from core.registry import Standing
 from core.settings import Settings
 from core.snapshots import load_snapshot
-from core.tables import transitions, verdicts
+from core.tables.versions import transitions, verdicts
 from core.trainings import Training
 from core.verdicts import Verdict
 from tests.training.preparing import (
@@ -170,6 +174,13 @@ def test_logged_errors_are_those_of_the_downloaded_export_on_the_snapshots_last_
     evaluation = ModelDirectory.open(place).evaluation
     assert evaluation["trained_until"] == str(times[ROWS - rows - 1])
     assert evaluation["snapshot_digest"] == digest
+    with connections.engine.connect() as connection:
+        promised = find_evaluation(connection, workload.name, 1)
+    assert promised is not None
+    assert promised.metric == "mae"
+    assert promised.error == pytest.approx(metrics["holdout_mae"])
+    assert (promised.lower, promised.upper) == pytest.approx((metrics["holdout_mae_low"], metrics["holdout_mae_high"]))
+    assert (promised.baseline_name, promised.contract.steps) == ("persistence", SMALL["sequence_length"])
     parts = evaluation["parts"]
     assert isinstance(parts, dict)
     assert parts["holdout"] == {"rows": rows, "first_at": str(times[targets[0]]), "last_at": str(times[-1])}
@@ -377,9 +388,42 @@ def test_verdict_that_was_not_carried_out_is_carried_out_by_the_next_attempt(
     ended = attempt(connections, workload, load(connections, training))
     assert isinstance(ended.verdict, Verdict)
     assert (ended.training.state, ended.training.attempt) == ("finished", 2)
+    # The verdict is with the run that made the version.
+    assert ended.training.run_id not in (None, ended.run_id)
+    assert connections.tracking.find_artifact(str(ended.training.run_id), "verdict.json", 10_000) is not None
+    assert connections.tracking.find_artifact(ended.run_id, "verdict.json", 10_000) is None
     production = connections.registry.find_production(workload.name)
     assert production is not None and production.version == ended.verdict.version == 1
     assert count_stored(connections, workload.name) == (1, 1)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_challenger_that_needs_an_approval_waits_and_what_was_rejected_is_not_asked_for_again(
+    connections: Connections, own: tuple[Workload, Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload, training = replace(own[0], approver=Role.OPERATOR), own[1]
+
+    def ask_and_die(*arguments: object, **named: object) -> None:
+        ask_for_approval(*arguments, **named)  # type: ignore[arg-type]  # passed on as they came
+        raise Killed
+
+    monkeypatch.setattr(attempt_module, "ask_for_approval", ask_and_die)
+    with pytest.raises(Killed):
+        attempt(connections, workload, training)
+    assert connections.registry.load_standing(workload.name) == Standing(None, None, staging=1)
+    with connections.engine.connect() as connection:
+        [waiting] = load_approvals(connection, workload.name)
+    assert (waiting.approver, waiting.transition.actor) == (Role.OPERATOR, training.actor)
+    reject(connections.engine, connections.registry, workload.name, 1, actor="bea", reason="biased")
+
+    start_next_attempt(connections, training)
+    ended = attempt(connections, workload, load(connections, training))
+    assert (ended.training.state, ended.verdict.outcome, ended.verdict.approver) == ("finished", "promote", "operator")
+    assert connections.registry.get_version(workload.name, 1).stage == "Archived"
+    assert count_stored(connections, workload.name) == (1, 2)
 
 
 def test_training_without_a_snapshot_fails(connections: Connections, own: tuple[Workload, Training]) -> None:

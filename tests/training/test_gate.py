@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from core.bootstrap import choose_block_length
 from core.contract import Column, Contract, Key, build_contract
 from core.verdicts import Check, Verdict
-from training.bootstrap import choose_block_length
 from training.budget import Cost
 from training.evaluation import compute_losses
 from training.gate import Evidence, Scores, judge

@@ -12,7 +12,8 @@ from sqlalchemy import update
 from core.connections import Connections, open_connections
 from core.settings import Settings
 from core.snapshots import get_snapshot
-from core.tables import snapshots, trainings
+from core.tables.data import snapshots
+from core.tables.trainings import trainings
 from core.trainings import CONTINUE, Training
 from tests.training.preparing import Attempted, attempt, bring_rows, build_workload, cut_snapshot, request
 from training import provenance, reproducing

@@ -9,10 +9,10 @@ from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, r2_score
 
+from core.bootstrap import bootstrap_metric_intervals
 from core.errors import DeclarationRejected
 from tests.training.series import draw_columns
 from training.backtest import run_backtest
-from training.bootstrap import bootstrap_metric_intervals
 from training.calibration import measure_calibration
 from training.evaluation import measure_errors
 from training.kinds import get_kind

@@ -8,6 +8,14 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from core.account_errors import (
+    AccountsUnknown,
+    NotSignedIn,
+    RoleTooSmall,
+    SignInFailed,
+    SignInThrottled,
+    TokenRestricted,
+)
 from core.data_errors import RowsRejected
 from core.errors import (
     Fault,
@@ -18,8 +26,9 @@ from core.errors import (
     NothingToRollBackTo,
     RequestRejected,
 )
+from core.principals import Principal, Role
 from tests.web.running import running
-from web.principal import get_actor
+from web.principal import get_actor, note_principal
 from web.problems import PROBLEM_TYPE, install_problem_details
 
 FAULT = Fault("values[3]", "nan", "a finite number is expected")
@@ -28,6 +37,12 @@ ERRORS: dict[str, tuple[MillraceError, int]] = {
     "rows-rejected": (RowsRejected("prices", "a.csv", [FAULT], 7), 422),
     "model-not-found": (ModelNotFound("x", ["prices"]), 404),
     "nothing-to-roll-back-to": (NothingToRollBackTo("prices"), 409),
+    "not-signed-in": (NotSignedIn(), 401),
+    "role-too-small": (RoleTooSmall("anna", "viewer", "operator"), 403),
+    "token-restricted": (TokenRestricted("token:ci", ["predict"], "to read"), 403),
+    "sign-in-failed": (SignInFailed("anna"), 400),
+    "sign-in-throttled": (SignInThrottled("anna", 77), 429),
+    "accounts-unknown": (AccountsUnknown(), 503),
     "no-production-version": (NoProductionVersion("prices"), 503),
     "internal-error": (ModelDirectoryRejected("/secret/path", "it is gone"), 500),
 }
@@ -53,6 +68,7 @@ def client() -> Iterator[httpx.Client]:
 
     @app.post("/orders")
     async def order(given: Order, request: Request) -> str:
+        note_principal(request.scope, Principal("anna", Role.VIEWER))
         return f"{get_actor(request)} {given.count}"
 
     with running(app) as address, httpx.Client(base_url=address) as client:
@@ -69,7 +85,10 @@ def test_error_category_decides_the_status(client: httpx.Client, name: str) -> N
     assert problem["type"] == f"/problems/{name}"
     assert problem["request_id"] == response.headers["X-Request-ID"] == "r-1"
     assert problem["instance"].endswith("r-1")
-    assert ("Retry-After" in response.headers) == (status == 503)
+    assert ("Retry-After" in response.headers) == (status in (429, 503))
+    assert (response.headers.get("WWW-Authenticate") == "Bearer") == (status == 401)
+    if status == 429:
+        assert response.headers["Retry-After"] == "77"
     if status != 500:
         assert problem["detail"] == error.sentence
         assert error.facts().items() <= problem.items()
@@ -97,7 +116,7 @@ def test_invalid_fields_are_named_with_value_and_rule(client: httpx.Client) -> N
     errors = {error["where"]: error for error in response.json()["errors"]}
     assert errors["count"]["value"] == "'many'"
     assert errors["name"]["value"] == "nothing"
-    assert client.post("/orders", json={"count": 2, "name": "a"}).json() == "local 2"
+    assert client.post("/orders", json={"count": 2, "name": "a"}).json() == "anna 2"
 
 
 def test_body_that_is_not_json_is_a_malformed_body(client: httpx.Client) -> None:

@@ -2,7 +2,7 @@
 
 from core.contract import Column, Key, Monitored, Ranking, Route
 from core.policies import DriftPolicy
-from workloads.declaration import GatePolicy, SplitPolicy, Workload
+from workloads.declaration import GatePolicy, Schedule, SplitPolicy, Workload
 from workloads.parameters import RANKING
 
 WORKLOAD = Workload(
@@ -29,6 +29,7 @@ WORKLOAD = Workload(
     monitored=(Monitored(name="mean_rating", column="rating", transform="mean_of_history", unit="stars"),),
     routes=(
         Route(path="/api/v1/interactions", codec="observations"),
+        Route(path="/api/v1/recommendations/train", codec="training", role="administrator"),
         Route(
             path="/api/v1/recommendations/{user}",
             method="GET",
@@ -43,6 +44,8 @@ WORKLOAD = Workload(
             },
         ),
     ),
+    # Events train nothing when they come.
+    schedule=Schedule("0 0 * * *", "UTC"),
     split=SplitPolicy(validation_share=0.05, holdout_share=0.2),
     gate=GatePolicy(metric="ndcg_loss", minimum_rows=100),
     drift=DriftPolicy(minimum_rows=100),

@@ -57,5 +57,7 @@ WORKLOAD = Workload(
     monitored=(Monitored(name="last_temperature", column="temperature", transform="last_value", unit="degrees"),),
     split=SplitPolicy(validation_share=0.1, holdout_share=0.2),
     gate=GatePolicy(metric="mae", non_inferiority_margin=0.02, minimum_rows=200),
-    drift=DriftPolicy(minimum_rows=200),
+    # A machine's fault lasts a day or two, which a week would average away. And a machine that runs is asked about at
+    # each of its readings, every five minutes: a day of silence is no pause.
+    drift=DriftPolicy(minimum_rows=200, window_h=48.0, served_within_h=24.0),
 )

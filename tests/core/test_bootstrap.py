@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.bootstrap import bootstrap_mean_interval, choose_block_length
+from core.bootstrap import bootstrap_mean_interval, choose_block_length
 
 
 def test_interval_of_independent_rows_agrees_with_scipys_bootstrap() -> None:
