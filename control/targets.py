@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from control.documents import Answer, Order, describe_problems
@@ -12,6 +12,7 @@ from core.principals import Role
 from core.resolution import find_target_version
 from core.targets import LATEST, PRODUCTION, load_target_changes, load_targets, set_target
 from core.version_names import can_name_version
+from web.auditing import note_subject
 from web.principal import require
 
 router = APIRouter(
@@ -65,9 +66,10 @@ def list_target_changes(
 
 @router.put("", summary="Set what serves the model", dependencies=[Depends(require(Role.ADMINISTRATOR))])
 def change_target(
-    contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: TargetOrder
+    request: Request, contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: TargetOrder
 ) -> TargetDocument:
     """Serve this target from now on, without a restart. A version that does not exist is refused at once."""
+    note_subject(request.scope, model=contract.model, target=f"target {order.target}")
     if order.target not in (PRODUCTION, LATEST):
         if not can_name_version(order.target):
             allowed = f"allowed are {PRODUCTION}, {LATEST}, or the number or name of a version"

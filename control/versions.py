@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from control.documents import Answer, Order, Reason, describe_problems
@@ -12,6 +12,7 @@ from control.transitions import LARGEST_VERSION, TransitionDocument
 from core.principals import Role
 from core.promotion import promote_by_hand, rollback
 from core.verdicts import VerdictOutcome, load_outcomes
+from web.auditing import note_subject
 from web.principal import require
 
 router = APIRouter(
@@ -68,7 +69,7 @@ def list_versions(contract: DeclaredContract, connections: OpenConnections, limi
     dependencies=[Depends(require(Role.ADMINISTRATOR))],
 )
 def promote_version(
-    contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: PromotionOrder
+    request: Request, contract: DeclaredContract, connections: OpenConnections, actor: Actor, order: PromotionOrder
 ) -> TransitionDocument:
     """Move the version to stage Production and archive the one that was there; serving follows within two seconds.
 
@@ -76,6 +77,7 @@ def promote_version(
     need `override` and a reason.
     For a version that is in Production already nothing is recorded: the transition that brought it there is answered.
     """
+    note_subject(request.scope, model=contract.model, target=f"version {order.version}")
     transition = promote_by_hand(
         connections.engine,
         connections.registry,

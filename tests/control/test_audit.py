@@ -41,9 +41,17 @@ def test_changing_request_is_entered_before_it_is_answered(controlled: Controlle
     assert answer.status_code == 200
     (entry,) = load_log(controlled)
     assert (entry.action, entry.model, entry.outcome) == ("PUT /models/{model}/target", "prices", "done")
+    assert entry.target == "target latest"
     assert (entry.actor, entry.role, entry.client) == (ACTOR, "administrator", "127.0.0.1")
     assert (entry.status, entry.request_id, entry.times) == (200, answer.headers["x-request-id"], 1)
     assert abs(entry.happened_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_promotion_is_entered_with_its_version(controlled: Controlled) -> None:
+    # The registry is away, which is nothing to the name of what was asked for.
+    assert controlled.client.post("/models/prices/promote", json={"version": 7}).status_code == 503
+    (entry,) = load_log(controlled)
+    assert (entry.action, entry.target, entry.outcome) == ("POST /models/{model}/promote", "version 7", "failed")
 
 
 def test_change_that_failed_is_entered_with_its_reason_and_without_its_body(controlled: Controlled) -> None:
