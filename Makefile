@@ -25,14 +25,13 @@ demo: $(INSTALLED) ## Run the whole loop once and prove each step; DATA=path.csv
 bench-batch: $(INSTALLED) ## Measure batch scoring against bare ONNX Runtime.
 	$(BIN)/python -m benchmarks.batch $(ARGS)
 
-# Without a choice two files at a time, in their order (the few long tests would come last), and then the journeys, which
-# share one platform.
+# Without a choice two files at a time, and then the journeys, which share one platform.
 test: $(INSTALLED) ## Run the tests; ARGS="-k gate" chooses some.
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	@status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/journeys || status=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/journeys || status=1; \
 	$(BIN)/python -m pytest tests/journeys || status=1; \
 	exit $$status
 endif
