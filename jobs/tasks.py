@@ -5,11 +5,13 @@ import logging
 import sys
 import uuid
 from datetime import UTC, datetime
+from functools import partial
 
 import procrastinate
 
 from core.connections import Connections
 from core.errors import MillraceError
+from core.job_errors import MemoryLimitPassed
 from core.job_queue import QUEUES
 from core.reconciliation import reconcile
 from jobs.alerting import ALERT_CRON, deliver_alerts
@@ -25,6 +27,7 @@ from jobs.retraining import SCHEDULES_CRON, schedule_trainings
 from jobs.schedule import CHECK_CRON, PROBATION_CRON, RECONCILE_CRON
 from jobs.training import PROJECT_FOLDER, build_environment, carry_out
 from jobs.upkeep import KEEP_CRON, keep_partitions
+from jobs.watching import watch_memory
 from workloads.catalogue import get_workload
 
 logger = logging.getLogger(__name__)
@@ -110,9 +113,12 @@ async def _run_entry(connections: Connections, entry: str, *arguments: str) -> s
             folder=PROJECT_FOLDER,
             log_path=log_path,
             timeout_s=timeout_s,
+            watch=partial(watch_memory, max_bytes=connections.settings.job_memory_max_bytes),
         )
     except TimeoutError:
         return f"it took longer than {timeout_s:g} s"
+    except MemoryLimitPassed as fault:
+        return fault.sentence
     if code == 0:
         return None
     said = await asyncio.to_thread(read_since, log_path, logged_bytes)

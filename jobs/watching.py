@@ -67,10 +67,7 @@ async def run_watched(
     async def watch(pid: int) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            if job.memory_max_bytes is not None:
-                used = await asyncio.to_thread(measure_memory, pid)
-                if used > job.memory_max_bytes:
-                    raise MemoryLimitPassed(used, job.memory_max_bytes, _MEMORY_SETTING)
+            await _check_memory(pid, job.memory_max_bytes)
             await asyncio.to_thread(report.keep_lines)
             if not await asyncio.to_thread(report.is_owned):
                 raise JobTakenAway
@@ -83,6 +80,21 @@ async def run_watched(
         raise TimeLimitPassed(time.monotonic() - started_s, job.timeout_s, job.timeout_setting) from error
     finally:
         await asyncio.to_thread(report.keep_lines, is_ended=True)
+
+
+async def watch_memory(pid: int, max_bytes: int | None) -> None:
+    """Raise MemoryLimitPassed when the process and its descendants hold more; ends by being cancelled otherwise."""
+    while True:
+        await asyncio.sleep(_TICK_S)
+        await _check_memory(pid, max_bytes)
+
+
+async def _check_memory(pid: int, max_bytes: int | None) -> None:
+    if max_bytes is None:
+        return
+    used = await asyncio.to_thread(measure_memory, pid)
+    if used > max_bytes:
+        raise MemoryLimitPassed(used, max_bytes, _MEMORY_SETTING)
 
 
 def measure_memory(pid: int) -> int:

@@ -1,5 +1,6 @@
 """Checks as jobs: what fails is stored for people to see, and fails its job."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from core.alerts import load_alerts
 from core.checks import request_check
 from core.connections import Connections, open_connections
 from core.findings import load_findings, store_finding
+from core.job_queue import build_queue_app
 from core.monitoring_errors import CheckFailed
 from core.reference import build_reference
 from core.settings import load_settings
 from jobs.checking import fail_report, read_since
+from jobs.tasks import add_tasks
 from jobs.training import PROJECT_FOLDER, build_environment
 from tests.core.test_findings import build_finding
 from tests.monitoring.test_checking import NAMES, ROWS, Served, draw, put_into_production
@@ -46,6 +49,23 @@ def test_a_report_that_fails_is_an_alert_and_a_failed_job_once_and_its_decision_
     assert (alert.finding_id, alert.title, alert.times) == (failure.id, "A check, or its report, failed", 1)
     assert str(finding.id) in failure.reasons[0] and failure.reasons[0].endswith("no place")
     assert len(failure.reasons[0]) < 700
+
+
+def test_report_that_takes_too_much_memory_is_stopped_and_people_are_told(
+    migrated_database_url: str, tmp_path: Path
+) -> None:
+    finding = build_finding(outcome="fine")
+    settings = load_settings(home=tmp_path, job_memory_max_bytes=2**20)
+    app = build_queue_app(migrated_database_url)
+    with open_connections(settings, migrated_database_url) as connections:
+        with connections.engine.begin() as connection:
+            store_finding(connection, finding)
+        add_tasks(app, connections)
+        with pytest.raises(CheckFailed, match="1 MiB are allowed"):
+            asyncio.run(app.tasks["report"].func(model="prices", finding_id=str(finding.id)))
+        with connections.engine.connect() as connection:
+            (alert,) = load_alerts(connection, "prices", is_open=True)
+    assert alert.title == "A check, or its report, failed"
 
 
 def test_only_what_a_child_added_to_the_log_is_told(tmp_path: Path) -> None:
