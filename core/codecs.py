@@ -80,7 +80,7 @@ def decode_rows(contract: Contract, rows: object) -> NDArray[np.float32]:
     many = isinstance(rows[0], list)
     batch = rows if many else [rows]
     _check_batch(contract, "rows", batch)
-    if all(isinstance(window, list) and len(window) == contract.steps for window in batch):
+    if _are_sized(batch, contract.steps):
         plain = _decode_objects(contract, list(chain.from_iterable(batch)))
         if plain is not None:
             return plain
@@ -128,8 +128,8 @@ def _decode_steps(contract: Contract, values: object) -> NDArray[np.float32]:
     many = isinstance(values[0], list) and bool(values[0]) and isinstance(values[0][0], list)
     batch = values if many else [values]
     _check_batch(contract, "values", batch)
-    if all(isinstance(window, list) and len(window) == contract.steps for window in batch):
-        plain = _decode_plain(contract, list(chain.from_iterable(batch)), size)
+    if _are_sized(batch, contract.steps):
+        plain = _decode_plain(contract, list(chain.from_iterable(batch)) if many else values, size)
         if plain is not None:
             return plain
     placed: list[tuple[str, object]] = []
@@ -237,21 +237,28 @@ def _decode_plain(contract: Contract, rows: Sequence[Any], size: int) -> NDArray
     None where one is not, or may not be: then the cells are looked at one by one, which names each fault. Whole arrays
     at once, because a look at every cell in Python takes longer than the model does.
     """
-    if not contract.has_plain_features or not _ROW_TYPES.issuperset(map(type, rows)) or set(map(len, rows)) != {size}:
+    if not contract.has_plain_features or not _are_sized(rows, size):
         return None
     cells = list(chain.from_iterable(rows))
     if not _NUMBER_TYPES.issuperset(map(type, cells)):
         return None
     try:
-        values = np.array(cells, dtype=np.float64).reshape(-1, *contract.input_shape)
+        values = np.array(cells, dtype=np.float64)
     except OverflowError:
         # An integer beyond a double.
         return None
-    bounds = contract.feature_bounds
+    bounds = contract.input_bounds
+    rows_of_input = values.reshape(-1, len(bounds.least))
     # Written so that a NaN fails.
-    if not ((values >= bounds.least) & (values <= bounds.most)).all():
+    is_allowed = (rows_of_input >= bounds.least) & (rows_of_input <= bounds.most)
+    if not np.logical_and.reduce(is_allowed, axis=None):
         return None
-    return values.astype(np.float32)
+    return values.astype(np.float32).reshape(-1, *contract.input_shape)
+
+
+def _are_sized(rows: Sequence[Any], size: int) -> bool:
+    """Whether every row is a list or tuple of `size`."""
+    return _ROW_TYPES.issuperset(map(type, rows)) and set(map(len, rows)) == {size}
 
 
 def _decode_objects(contract: Contract, rows: Sequence[Any]) -> NDArray[np.float32] | None:

@@ -140,8 +140,9 @@ class Route(_Frozen):
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureBounds:
-    """The least and the largest value of each feature `(features,)`; float32's own where none is declared.
+class InputBounds:
+    """The least and the largest value of each number of one row of the input, `(steps * features,)` or `(features,)`;
+    float32's own where none is declared.
 
     Compared by identity: contracts that remember theirs are compared by their fields.
     """
@@ -315,13 +316,14 @@ class Contract(_Frozen):
         return all(self.column(name).dtype == "float" for name in self.features)
 
     @cached_property
-    def feature_bounds(self) -> FeatureBounds:
-        """What the model's input may hold."""
+    def input_bounds(self) -> InputBounds:
+        """What one row of the model's input may hold."""
         largest = float(np.finfo(np.float32).max)
         columns = [self.column(name) for name in self.features]
         least = [-largest if c.minimum is None else max(c.minimum, -largest) for c in columns]
         most = [largest if c.maximum is None else min(c.maximum, largest) for c in columns]
-        return FeatureBounds(np.asarray(least), np.asarray(most))
+        steps = self.steps if self.kind == "sequence" else 1
+        return InputBounds(np.tile(least, steps), np.tile(most, steps))
 
     @cached_property
     def monitored_positions(self) -> NDArray[np.intp] | None:

@@ -54,7 +54,7 @@ def build_monitored(contract: Contract, inputs: NDArray[np.float32]) -> FloatArr
     if positions is not None:
         # One step for all: this is part of every answer.
         rows = inputs if inputs.ndim == 2 else inputs[:, -1]
-        return rows[:, positions].astype(np.float64)
+        return rows.take(positions, axis=1).astype(np.float64)
     built = np.empty((len(inputs), len(contract.monitored)))
     for position, monitored in enumerate(contract.monitored):
         built[:, position] = _transform(monitored, contract.features, inputs)

@@ -35,6 +35,8 @@ class OnnxModel:
         self._session = session
         self._input_name: str = session.get_inputs()[0].name
         self._output_names: list[str] = [session.get_outputs()[0].name]
+        # Without these, each run makes its own.
+        self._run_options = onnxruntime.RunOptions()
         self._input_shape = input_shape
         self._output_shape = output_shape
 
@@ -70,7 +72,8 @@ class OnnxModel:
 
     def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict rows `(batch, *input_shape)`, giving `(batch, *output_shape)`, both in raw units."""
-        outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, {self._input_name: inputs})
+        feed = {self._input_name: inputs}
+        outputs: list[NDArray[np.float32]] = self._session.run(self._output_names, feed, self._run_options)
         return outputs[0]
 
 

@@ -123,7 +123,7 @@ class Reference(BaseModel):
         """The names of monitored features and prediction, in the order of the columns that were counted."""
         return tuple(feature.name for feature in self.features)
 
-    @property
+    @cached_property
     def has_prediction(self) -> bool:
         """Whether predictions are counted too."""
         return any(feature.role == "prediction" for feature in self.features)

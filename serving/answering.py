@@ -24,7 +24,7 @@ from serving.follower import Follower
 from serving.loading import LoadedVersion
 from serving.observing import note_model
 from serving.protocol_errors import EncodeError, ErrorsShaped
-from web.bodies import BodyTooSlow, parse_json, read_body
+from web.bodies import parse_json, read_body_in_time
 from web.principal import Requirement, RoleDoor, require
 from web.request_ids import add_answer_headers, get_request_id
 
@@ -55,13 +55,9 @@ class Answering:
         self._timeout_s = timeout_s
         self._loading = CapacityLimiter(_LOADS_AT_ONCE)
 
-    async def read(self, scope: Scope, receive: Receive) -> bytes:
+    def read(self, scope: Scope, receive: Receive) -> Awaitable[bytes]:
         """The whole body; raises BodyTooLarge and BodyTooSlow."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await read_body(scope, receive, self._max_body_bytes)
-        except TimeoutError:
-            raise BodyTooSlow(self._timeout_s) from None
+        return read_body_in_time(scope, receive, self._max_body_bytes, self._timeout_s)
 
     async def parse(self, content: bytes) -> object:
         """The JSON of a body; raises InvalidJson."""
@@ -82,8 +78,7 @@ class Answering:
             loaded = await self.load_serving(model)
         elif loaded is None:
             loaded = await self._load(self._follower.get_version, model, version)
-        name = [(b"x-model-name", loaded.model.encode()), (b"x-model-version", b"%d" % loaded.version)]
-        add_answer_headers(scope, name)
+        add_answer_headers(scope, loaded.answer_headers)
         note_model(scope, loaded.model)
         return loaded
 
@@ -112,7 +107,10 @@ class Answering:
         recorded as its failure.
         """
         try:
-            content = await self._compute(loaded, compute, is_inline=not is_long and content_bytes <= INLINE_MAX_BYTES)
+            if is_long or content_bytes > INLINE_MAX_BYTES or loaded.row_ms > INLINE_MAX_ROW_MS:
+                content = await self._compute_in_thread(loaded, compute)
+            else:
+                content = compute()
         except (AnswerNotFinite, AnswerTooSlow) as error:
             self._note_failure(scope, loaded, error.sentence)
             raise
@@ -126,9 +124,7 @@ class Answering:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _compute(self, loaded: LoadedVersion, compute: Callable[[], bytes], *, is_inline: bool) -> bytes:
-        if is_inline and loaded.row_ms <= INLINE_MAX_ROW_MS:
-            return compute()
+    async def _compute_in_thread(self, loaded: LoadedVersion, compute: Callable[[], bytes]) -> bytes:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self.admission.compute(compute)

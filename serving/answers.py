@@ -25,7 +25,7 @@ _CLASS_FIELDS = ("$class", "$probabilities")
 _RANKING_FIELDS = ("$user", "$items", "$source", "$history", "$prediction_id")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Prediction:
     """What one request is answered with: `outputs` is `(batch, outputs)` in the target's unit, one id a row."""
 

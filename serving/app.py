@@ -48,10 +48,12 @@ class ServingApp(DescribedApi):
     predictions: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and find_predicted_model(scope) is not None:
-            await self.predictions(scope, receive, send)
-        else:
+        model = find_predicted_model(scope) if scope["type"] == "http" else None
+        if model is None:
             await super().__call__(scope, receive, send)
+        else:
+            scope["path_params"] = {"model": model}
+            await self.predictions(scope, receive, send)
 
 
 _MULTIPART_OVERHEAD_BYTES = 2**16
@@ -100,7 +102,7 @@ def create_app(settings: Settings, database_url: str, *, open_registry: OpenRegi
     def load_checks() -> list[HealthCheck]:
         return [accounts.build_check(), *follower.build_checks(), *shipping.build_checks(), *histories.build_checks()]
 
-    predictions = PredictionRoutes(follower, data_plane, answering, histories)
+    predictions = PredictionRoutes(data_plane, answering, histories)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

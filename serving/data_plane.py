@@ -12,13 +12,14 @@ from core.contract import Contract, Route
 from core.errors import Fault, RequestRejected, show_value
 from core.features import PREDICTION, build_monitored, build_prediction, encode_history
 from core.predicted_keys import PredictedKey, find_predicted_keys
+from core.random_ids import draw_ids
 from core.serving_errors import AnswerNotFinite
 from serving.answers import Prediction
 from serving.histories import History
 from serving.journal import Journal
 from serving.loading import LoadedVersion
 from serving.ranking import Ranked, choose_items, knows_likes
-from serving.records import Entry, build_ids, now_us
+from serving.records import Entry, now_us
 
 Decode = Callable[[Contract, object], NDArray[np.float32]]
 
@@ -71,7 +72,7 @@ class DataPlane:
         codes, scores = choose_items(contract, outputs, history, k)
         answered = np.zeros((1, 2 * k), dtype=np.float32)
         answered[0, : len(codes)], answered[0, k : k + len(codes)] = codes, scores
-        ids = build_ids(1)
+        ids = draw_ids(1)
         self._record(loaded, request_id, ids, inputs, answered)
         return Ranked(
             contract, loaded.version, codes, scores, knows_likes(contract, inputs[0]), history.is_whole, ids[0]
@@ -103,17 +104,20 @@ class DataPlane:
     ) -> Prediction:
         """`rows` are those of the body that say what they are about, as codec `rows` takes them."""
         contract = loaded.contract
-        with self.noting_refusal(loaded, request_id):
+        try:
             inputs = decode(contract, body)
+        except RequestRejected as error:
+            self._note(loaded, request_id, error.sentence, error.counted)
+            raise
         outputs = self._infer(loaded, inputs)
-        ids = build_ids(len(inputs))
+        ids = draw_ids(len(inputs))
         keys = None if rows is None else find_predicted_keys(contract, rows)
         self._record(loaded, request_id, ids, inputs, outputs, keys)
         return Prediction(loaded.model, loaded.version, contract, outputs, ids)
 
     def _infer(self, loaded: LoadedVersion, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs = loaded.runtime.predict(inputs)
-        if not np.isfinite(outputs).all():
+        if not np.logical_and.reduce(np.isfinite(outputs), axis=None):
             raise AnswerNotFinite(loaded.model, loaded.version)
         return outputs
 
@@ -155,7 +159,7 @@ class DataPlane:
                 model=loaded.model,
                 version=loaded.version,
                 request_id=request_id,
-                ids=build_ids(1),
+                ids=draw_ids(1),
                 reason=reason,
                 refused=refused,
                 is_failure=is_failure,

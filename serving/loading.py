@@ -40,6 +40,10 @@ class LoadedVersion:
     model_bytes: int
     used_at_s: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self.answer_headers = [(b"x-model-name", self.model.encode()), (b"x-model-version", b"%d" % self.version)]
+        """What says on every answer whose it is."""
+
 
 def load_version(folder: Path, model: str, version: int) -> LoadedVersion:
     """Load the version in `folder`: checksums, contract, reference, model, and an answer that is finite.

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.contract import Route
-from core.errors import Fault, ModelNotFound, RequestRejected, show_value
+from core.errors import Fault, RequestRejected, show_value
 from core.targets import LATEST, PRODUCTION
 from core.version_names import LARGEST_NUMBER, is_version_name
 from serving.answering import PREDICT, READ, Answering
@@ -28,17 +28,14 @@ _PATH = f"{_PREFIX}{{model}}{_SUFFIX}"
 class PredictionRoutes:
     """Reads a request, has the data plane answer it, and writes the answer."""
 
-    def __init__(self, follower: Follower, data_plane: DataPlane, answering: Answering, histories: Histories) -> None:
-        self._follower = follower
+    def __init__(self, data_plane: DataPlane, answering: Answering, histories: Histories) -> None:
         self._data_plane = data_plane
         self._answering = answering
         self._histories = histories
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /models/{model}/predict`."""
-        model = find_predicted_model(scope)
-        if model is None:
-            raise ModelNotFound(scope["path"], self._follower.load_known_models())
+        model: str = scope["path_params"]["model"]
         PREDICT.check(scope, model)
         with self._answering.admission:
             content, body = await self._read(scope, receive)

@@ -5,7 +5,6 @@ as JSON, the ids of the rows (16 bytes each), and the arrays inputs (float32), m
 row after row. A torn tail is recognised by its length, damage by its checksum.
 """
 
-import os
 import struct
 import time
 import zlib
@@ -25,6 +24,8 @@ _DESCRIPTION_LENGTH = struct.Struct(">I")
 _ID_BYTES = 16
 _MAX_RECORD_BYTES = 2**30
 _MAX_REASON_CHARS = 2_000
+_FLOAT32: np.dtype[np.floating] = np.dtype("<f4")
+_FLOAT64: np.dtype[np.floating] = np.dtype("<f8")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
@@ -70,12 +71,6 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def build_ids(rows: int) -> list[UUID]:
-    """Random ids (version 4) for that many rows, from one read of the system's random numbers."""
-    drawn = os.urandom(_ID_BYTES * rows)
-    return [UUID(bytes=drawn[start : start + _ID_BYTES], version=4) for start in range(0, len(drawn), _ID_BYTES)]
-
-
 def encode_entry(entry: Entry) -> bytes:
     """The record of an entry."""
     described: dict[str, object] = {
@@ -99,12 +94,16 @@ def encode_entry(entry: Entry) -> bytes:
             _DESCRIPTION_LENGTH.pack(len(description)),
             description,
             *[row_id.bytes for row_id in entry.ids],
-            entry.inputs.astype("<f4", copy=False).tobytes(),
-            entry.monitored.astype("<f8", copy=False).tobytes(),
-            entry.outputs.astype("<f4", copy=False).tobytes(),
+            _to_bytes(entry.inputs, _FLOAT32),
+            _to_bytes(entry.monitored, _FLOAT64),
+            _to_bytes(entry.outputs, _FLOAT32),
         )
     )
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _to_bytes(values: NDArray[np.floating], dtype: np.dtype[np.floating]) -> bytes:
+    return (values if values.dtype == dtype else values.astype(dtype)).tobytes()
 
 
 def read_entries(content: bytes) -> Iterator[tuple[Entry, int]]:
@@ -135,7 +134,7 @@ def _decode_payload(payload: bytes) -> Entry:
     ids = [UUID(bytes=payload[at + i * _ID_BYTES : at + (i + 1) * _ID_BYTES]) for i in range(rows)]
     at += rows * _ID_BYTES
     arrays = {}
-    for name, dtype in (("inputs", "<f4"), ("monitored", "<f8"), ("outputs", "<f4")):
+    for name, dtype in (("inputs", _FLOAT32), ("monitored", _FLOAT64), ("outputs", _FLOAT32)):
         width: int = described[name]
         arrays[name] = np.frombuffer(payload, dtype, rows * width, at).reshape(rows, width)
         at += arrays[name].nbytes

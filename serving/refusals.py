@@ -7,7 +7,7 @@ from starlette.types import Scope
 
 from serving.prediction_routes import find_predicted_model
 from web.audit_writer import AuditWriter
-from web.auditing import REFUSALS, build_entry, note_action, note_subject
+from web.auditing import REFUSALS, build_entry, note_action
 from web.forwarding import is_answered_upstream
 from web.problems import Observe
 
@@ -27,8 +27,6 @@ def build_refusal_counter(writer: AuditWriter, observe: Observe) -> Observe:
 
 def _count(writer: AuditWriter, scope: Scope, status: int) -> None:
     # Predictions are routed before the framework.
-    model = find_predicted_model(scope)
-    if model is not None:
+    if find_predicted_model(scope) is not None:
         note_action(scope, _PREDICT, is_changing=False)
-        note_subject(scope, model=model)
     writer.count(build_entry(scope, status, "serving"))

@@ -10,6 +10,7 @@ from core.logs import configure_logs
 from core.settings import Settings, load_settings
 from serving.app import create_app
 from serving.metrics import prepare_multiprocess
+from serving.turns import TurnProtocol
 
 _GRACE_S = 30
 
@@ -18,7 +19,7 @@ def run_serving(settings: Settings, database_url: str) -> None:
     """Serve until a signal ends the process; requests that were accepted are answered first."""
     configure_logs(settings, "serving")
     if settings.serving_workers == 1:
-        uvicorn.Server(uvicorn.Config(create_app(settings, database_url), **_build_options(settings))).run()
+        build_server(create_app(settings, database_url), settings).run()
         return
     prepare_multiprocess(settings.metrics_folder)
     # The workers are new processes, which read the settings anew; the address may be of the embedded database.
@@ -26,6 +27,11 @@ def run_serving(settings: Settings, database_url: str) -> None:
     uvicorn.run(
         "serving.server:build_worker", factory=True, workers=settings.serving_workers, **_build_options(settings)
     )
+
+
+def build_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """The server of a process that is the only one."""
+    return uvicorn.Server(uvicorn.Config(app, **_build_options(settings)))
 
 
 def build_worker() -> FastAPI:
@@ -42,7 +48,7 @@ def _build_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": True,
         "forwarded_allow_ips": settings.trusted_proxies,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": TurnProtocol,
         "ws": "none",
         "lifespan": "on",
         # Logs are the process's own, set up above; a line a request would cost more than the request.

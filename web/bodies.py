@@ -1,8 +1,11 @@
 """Bodies of requests: size, media type and JSON, read for routes that take the parsed object as it is."""
 
+import asyncio
 import json
 import re
-from typing import NoReturn
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, NoReturn, TypeVar
 
 import orjson
 from starlette.requests import ClientDisconnect
@@ -10,8 +13,11 @@ from starlette.types import Receive, Scope
 
 from core.errors import InvalidInput, show_value
 
+_PLAIN_JSON = b"application/json"
 _JSON_TYPE = re.compile(rb"application/(?:[a-z0-9!#$&^_.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 _EXACT_INTEGER_DIGITS = 18
+
+Result = TypeVar("Result")
 
 
 class MalformedBody(InvalidInput):
@@ -49,7 +55,7 @@ class BodyTooSlow(InvalidInput):
 def check_json_type(scope: Scope) -> None:
     """Raise WrongMediaType where the request names a content type that is not JSON's, or an encoding of it."""
     for name, value in scope["headers"]:
-        if name == b"content-type" and value and not _JSON_TYPE.fullmatch(value):
+        if name == b"content-type" and value and value != _PLAIN_JSON and not _JSON_TYPE.fullmatch(value):
             raise WrongMediaType(value.decode("latin-1"))
         if name == b"content-encoding" and value.lower() != b"identity":
             raise WrongMediaType(f"{value.decode('latin-1')} (content encoding)")
@@ -58,8 +64,9 @@ def check_json_type(scope: Scope) -> None:
 def check_declared_length(scope: Scope, max_bytes: int) -> None:
     """Raise BodyTooLarge where the request says that its body is longer than `max_bytes`."""
     # The server has refused a Content-Length that is not a number.
-    if any(name == b"content-length" and int(value) > max_bytes for name, value in scope["headers"]):
-        raise BodyTooLarge(max_bytes)
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > max_bytes:
+            raise BodyTooLarge(max_bytes)
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
@@ -78,6 +85,38 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         if not message.get("more_body", False):
             return piece if not pieces else b"".join([*pieces, piece])
         pieces.append(piece)
+
+
+async def read_body_in_time(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """The same; raises BodyTooSlow too, where the body is not there whole after `timeout_s`."""
+    reading = read_body(scope, receive, max_bytes)
+    try:
+        # A body that came with the head of its request is there at once. Setting a timer takes longer than reading it.
+        waited_for = reading.send(None)
+    except StopIteration as done:
+        body: bytes = done.value
+        return body
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _resume(reading, waited_for)
+    except TimeoutError:
+        raise BodyTooSlow(timeout_s) from None
+
+
+@types.coroutine
+def _resume(begun: Coroutine[Any, Any, Result], waited_for: object) -> Generator[Any, Any, Result]:
+    """Await the rest of a coroutine that was begun by hand, and waits for what it gave."""
+    while True:
+        try:
+            try:
+                sent = yield waited_for
+            except BaseException as error:  # noqa: BLE001  passed on, whatever it is
+                waited_for = begun.throw(error)
+            else:
+                waited_for = begun.send(sent)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
 
 
 def parse_json(body: bytes) -> object:

@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import binascii
+import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from typing import NamedTuple
 
 import jwt
 from starlette.concurrency import run_in_threadpool
@@ -25,8 +26,7 @@ _LONGEST = 16 * 1024
 _PREFIX = TOKEN_PREFIX.encode()
 
 
-@dataclass(frozen=True)
-class Presented:
+class Presented(NamedTuple):
     """What a request carries to say who asks."""
 
     token: bytes
@@ -36,7 +36,7 @@ class Presented:
     def digest(self) -> bytes:
         """Under which it is remembered; a cookie is not the token that it looks like."""
         # After the hash: before it a token could be written that looks like a cookie.
-        return hash_secret(self.token) + (b"cookie" if self.is_cookie else b"")
+        return hashlib.blake2b(self.token, digest_size=32).digest() + (b"cookie" if self.is_cookie else b"")
 
 
 def find_presented(scope: Scope) -> Presented | None:

@@ -61,7 +61,7 @@ class DirectoryFollower:
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._fault = ""
-        self._noted_s: dict[uuid.UUID, float] = {}
+        self._noted_s: dict[int, float] = {}
         self._used: dict[uuid.UUID, datetime] = {}
         self._thread = threading.Thread(target=self._run, name="accounts", daemon=True)
         self.looked_at_s = float("-inf")
@@ -102,8 +102,10 @@ class DirectoryFollower:
     def note_use(self, token_id: uuid.UUID) -> None:
         """Note that a token was used; written at most once a minute for each."""
         now_s = time.monotonic()
-        if now_s - self._noted_s.get(token_id, float("-inf")) >= _USE_NOTED_S:
-            self._noted_s[token_id] = now_s
+        # By the number in the id: an id's own comparison is a function of Python, twice a request.
+        key = token_id.int
+        if now_s - self._noted_s.get(key, -_USE_NOTED_S) >= _USE_NOTED_S:
+            self._noted_s[key] = now_s
             self._used[token_id] = datetime.now(UTC)
 
     def build_check(self) -> HealthCheck:

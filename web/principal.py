@@ -31,7 +31,11 @@ def note_principal(scope: Scope, found: Principal | MillraceError) -> None:
 
 def get_principal(request: HTTPConnection) -> Principal:
     """Who makes the request; raises NotSignedIn, or what else kept `AccountDoor` from finding out."""
-    found = request.scope.get(_SCOPE_KEY)
+    return _get_noted(request.scope)
+
+
+def _get_noted(scope: Scope) -> Principal:
+    found = scope.get(_SCOPE_KEY)
     if isinstance(found, Principal):
         return found
     raise found if isinstance(found, MillraceError) else NotSignedIn
@@ -57,7 +61,7 @@ class Requirement:
 
         `model` is the one that is asked about, where the path does not name it.
         """
-        principal = get_principal(HTTPConnection(scope))
+        principal = _get_noted(scope)
         principal.check(self.role, self.action, model or scope.get("path_params", {}).get("model"))
         return principal
 

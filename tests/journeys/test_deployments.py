@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
@@ -19,6 +18,7 @@ from core.promotion import promote
 from core.registry import Registry
 from core.tracking import Tracking
 from serving.app import create_app
+from serving.server import build_server
 from tests.accounts import TOKEN, TOKEN_VARIABLE
 from tests.conftest import find_free_port
 from tests.control.running import controlling
@@ -64,8 +64,7 @@ def deployable(
         settings = build_settings(
             tmp_path, find_free_port(), tracking_uri=tracking_server, control_url=controlled.address
         )
-        config = uvicorn.Config(create_app(settings, database_url), port=settings.serving_port, log_config=None)
-        server = uvicorn.Server(config)
+        server = build_server(create_app(settings, database_url), settings)
         thread = threading.Thread(target=server.run)
         thread.start()
         target = f"millrace:{settings.serving_address}"

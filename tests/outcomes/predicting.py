@@ -13,7 +13,8 @@ from core.contract import Column, Contract, Key, Task
 from core.contracts import write_contracts
 from core.evaluations import Evaluation, store_evaluation
 from core.predicted_keys import PredictedKey
-from serving.records import Entry, build_ids, now_us
+from core.random_ids import draw_ids
+from serving.records import Entry, now_us
 from serving.shipping import store_entries
 
 HOUR_S = 3600.0
@@ -90,7 +91,7 @@ def ship(
         model=model,
         version=version,
         request_id="r",
-        ids=build_ids(rows),
+        ids=draw_ids(rows),
         inputs=np.ones((rows, 4)) if inputs is None else inputs,
         monitored=np.zeros((rows, 0)),
         outputs=outputs,

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from core.contracts import write_contracts
 from core.settings import Settings, load_settings
 from serving.app import create_app
+from serving.server import build_server
 from tests.accounts import HEADERS, add_test_token
 from tests.serving.folder_registry import FolderRegistry
 from tests.serving.onnx_models import build_contract
@@ -89,7 +90,7 @@ def serving(
     if models:
         declare(database_url, *models)
     settings = build_settings(folder, find_free_port(), **overrides)
-    server = build_server(settings, database_url, registry)
+    server = build_test_server(settings, database_url, registry)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     address = settings.serving_address
@@ -124,21 +125,18 @@ def serving_process(
         process.wait(TIMEOUT_S)
 
 
-def build_server(settings: Settings, database_url: str, registry: FolderRegistry) -> uvicorn.Server:
+def build_test_server(settings: Settings, database_url: str, registry: FolderRegistry) -> uvicorn.Server:
     # Where the database is away, the process knows the token from before.
     with suppress(OperationalError):
         add_test_token(database_url)
     app = create_app(settings, database_url, open_registry=lambda _: registry)
-    config = uvicorn.Config(
-        app, port=settings.serving_port, log_config=None, access_log=False, timeout_graceful_shutdown=5
-    )
-    return uvicorn.Server(config)
+    return build_server(app, settings)
 
 
 def main() -> None:
     folder, registry, port = sys.argv[1:]
     settings = build_settings(Path(folder), int(port), database_url=None)
-    build_server(settings, os.environ["DATABASE_URL"], FolderRegistry(Path(registry))).run()
+    build_test_server(settings, os.environ["DATABASE_URL"], FolderRegistry(Path(registry))).run()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import Engine
 
 from core.contracts import write_contracts
@@ -17,6 +16,7 @@ from core.registry import Registry
 from core.settings import load_settings
 from core.tracking import Tracking
 from serving.app import create_app
+from serving.server import build_server
 from tests.accounts import HEADERS, add_test_token
 from tests.conftest import find_free_port
 from tests.serving.onnx_models import Answers, build_contract, write_version
@@ -66,8 +66,7 @@ def platform(
         write_contracts(connection, [build_contract(model)])
     settings = load_settings(home=tmp_path / "home", tracking_uri=tracking_server, serving_port=find_free_port())
     add_test_token(database_url)
-    config = uvicorn.Config(create_app(settings, database_url), port=settings.serving_port, log_config=None)
-    server = uvicorn.Server(config)
+    server = build_server(create_app(settings, database_url), settings)
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started)

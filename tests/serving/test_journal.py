@@ -9,9 +9,10 @@ import numpy as np
 import orjson
 import pytest
 
+from core.random_ids import draw_ids
 from core.serving_errors import JournalFull, JournalUnwritable
 from serving.journal import Journal, JournalFolder, Segment, holding_folders, remove_segment
-from serving.records import Entry, RecordDamaged, build_ids, encode_entry, now_us, read_entries
+from serving.records import Entry, RecordDamaged, encode_entry, now_us, read_entries
 
 MEGABYTE = 2**20
 
@@ -19,13 +20,13 @@ MEGABYTE = 2**20
 def build_entry(rows: int = 1, reason: str | None = None) -> Entry:
     generator = np.random.default_rng(rows)
     if reason is not None:
-        return Entry(now_us(), "prices", 3, "request-1", build_ids(1), reason=reason)
+        return Entry(now_us(), "prices", 3, "request-1", draw_ids(1), reason=reason)
     return Entry(
         at_us=now_us(),
         model="prices",
         version=3,
         request_id="request-1",
-        ids=build_ids(rows),
+        ids=draw_ids(rows),
         inputs=generator.random((rows, 4), dtype=np.float32),
         monitored=generator.random((rows, 2)),
         outputs=generator.random((rows, 1), dtype=np.float32),

@@ -118,6 +118,17 @@ def test_clients_that_send_slowly_are_given_up_and_the_others_are_answered(
         assert served.predict(VALUES).status_code == 200
 
 
+def test_body_that_comes_in_pieces_within_the_time_is_answered(steady: Served) -> None:
+    body = b'{"values": [1, 2, 3, 4]}'
+    connection = _begin(steady.address, length=len(body))
+    for start in range(0, len(body), 5):
+        connection.sendall(body[start : start + 5])
+        time.sleep(0.01)
+    connection.settimeout(TIMEOUT_S)
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    connection.close()
+
+
 def test_client_that_does_not_read_its_answer_holds_up_nobody(steady: Served) -> None:
     rows = b",".join([b"[1,2,3,4]"] * 10_000)
     body = b'{"values":[' + rows + b"]}"

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import Engine, select
 
 from core.database import create_database_engine
+from core.random_ids import draw_ids
 from core.reference import QualityRate, build_reference
 from core.tables.predictions import feature_sums
 from serving.counting import HOUR_US, Hour, add_counts
 from serving.journal import Journal, JournalFolder, Segment
-from serving.records import Entry, build_ids, encode_entry, now_us
+from serving.records import Entry, encode_entry, now_us
 from serving.shipping import Shipper, store_entries
 from tests.serving.onnx_models import build_test_reference
 from tests.serving.reading import (
@@ -37,7 +38,7 @@ def build_entry(monitored: list[float], at_us: int | None = None) -> Entry:
         model="prices",
         version=1,
         request_id="r",
-        ids=build_ids(rows),
+        ids=draw_ids(rows),
         inputs=np.ones((rows, 4), dtype=np.float32),
         monitored=np.array(monitored).reshape(rows, 1),
         outputs=np.ones((rows, 1), dtype=np.float32),
@@ -45,11 +46,11 @@ def build_entry(monitored: list[float], at_us: int | None = None) -> Entry:
 
 
 def build_refusal(*refused: tuple[str, str]) -> Entry:
-    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="no", refused=refused)
+    return Entry(now_us(), "prices", 1, "r", draw_ids(1), reason="no", refused=refused)
 
 
 def build_failure() -> Entry:
-    return Entry(now_us(), "prices", 1, "r", build_ids(1), reason="not finite", is_failure=True)
+    return Entry(now_us(), "prices", 1, "r", draw_ids(1), reason="not finite", is_failure=True)
 
 
 def count_bins(values: list[float]) -> Counter[int]:
@@ -151,7 +152,7 @@ def test_absent_values_unknown_categories_and_sums_are_counted_with_the_values(o
     reference = build_reference(training, ["load"], [""], quality=rates, window_sizes=(50,))
     served = np.array([[1e6 + 1.0], [1e6 + 4.0], [np.nan]])
     inputs = np.array([[1.0, 0.0], [np.nan, 2.0], [np.nan, 1.0]], dtype=np.float32)
-    entry = Entry(now_us(), "m", 1, "r", build_ids(3), inputs, served, np.ones((3, 1), dtype=np.float32))
+    entry = Entry(now_us(), "m", 1, "r", draw_ids(3), inputs, served, np.ones((3, 1), dtype=np.float32))
     hour = Hour()
     hour.add(entry, None)
     hour.add(entry, [1])
@@ -169,6 +170,18 @@ def test_absent_values_unknown_categories_and_sums_are_counted_with_the_values(o
     assert values == 6
     assert feature.mean + feature.sd * total / values == pytest.approx(kept.mean(), rel=1e-9)
     assert feature.sd**2 * (squares / values - (total / values) ** 2) == pytest.approx(kept.var(), rel=1e-6)
+
+
+def test_answers_of_different_lengths_are_shipped_together(
+    journal: Journal, shipper: Shipper, own_engine: Engine
+) -> None:
+    entries = [build_entry([0.01]) for _ in range(3)]
+    for entry, items in zip(entries, (20, 10, 20), strict=True):
+        # As of rankings, whose callers say how many items they ask for.
+        entry.outputs = np.ones((1, items), dtype=np.float32)
+        journal.append(entry)
+    assert shipper.ship_once() == 3
+    assert load_request_counts(own_engine) == (3, 0)
 
 
 def test_crash_within_the_transaction_leaves_nothing_of_it(journal: Journal, own_engine: Engine) -> None:
