@@ -1,6 +1,5 @@
 """Commands that train without making a version, each in a process of its own: a search, and a version made again."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ def _run_entry(entry: str, model: str, options: Sequence[str]) -> None:
     """Run an entry point of the project as a child that this process does not outlive; its exit code is ours."""
     with platform_session() as connections:
         command = [sys.executable, "-m", "jobs.project", entry, model, *options]
-        environment = {**os.environ, **build_environment(connections)}
+        environment = build_environment(connections)
         ended = subprocess.run(build_guarded_command(command), cwd=PROJECT_FOLDER, env=environment, check=False)
     if ended.returncode:
         raise typer.Exit(ended.returncode)

@@ -1,7 +1,6 @@
 """Child processes of the worker: started, logged to a file, and ended with it."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ async def run_child(
     timeout_s: float,
     watch: Watch | None = None,
 ) -> int:
-    """Run a command in `folder` until it ends and return its exit code.
+    """Run a command in `folder`, with that environment and nothing beside it, until it ends; return its exit code.
 
     The code is 128 + the number of the signal that killed it, and 127 where there is no such command.
 
@@ -38,7 +37,7 @@ async def run_child(
         process = await asyncio.create_subprocess_exec(
             *build_guarded_command(command),
             cwd=folder,
-            env={**os.environ, **environment},
+            env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=asyncio.subprocess.STDOUT,

@@ -43,6 +43,7 @@ from workloads.catalogue import get_workload
 
 logger = logging.getLogger(__name__)
 
+_EXPERIMENT_VARIABLES = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 _TRACKING_LOOK_S = 5.0
 
 PROJECT_FOLDER = Path(jobs.__file__).parent.parent
@@ -247,9 +248,11 @@ def _build_command(connections: Connections, training: Training) -> list[str]:
 
 
 def build_environment(connections: Connections) -> dict[str, str]:
-    """What a child process of the platform has in its environment beside the worker's own."""
+    """The environment of a child process of the platform: this process's own, and what is the platform's."""
     binaries = str(Path(sys.executable).parent)
-    return {
+    # Each command says the experiment that it means, and MLflow refuses to be told two.
+    own = {name: value for name, value in os.environ.items() if name not in _EXPERIMENT_VARIABLES}
+    return own | {
         "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(PROJECT_FOLDER),
         "DATABASE_URL": connections.database_url,

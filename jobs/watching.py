@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ async def run_watched(
     connections: Connections,
     job: WatchedJob,
     command: Sequence[str],
-    environment: dict[str, str],
+    environment: Mapping[str, str],
     *,
     folder: Path,
     log_path: Path,

@@ -1,7 +1,6 @@
 """Checks as jobs: what fails is stored for people to see, and fails its job."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -92,7 +91,7 @@ def start_check(served: Served, check_id: uuid.UUID) -> "subprocess.Popen[bytes]
     """The process that a worker starts for the check."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.project", "check", MODEL, f"--job={check_id}"],
-        env=os.environ | build_environment(served.connections),
+        env=build_environment(served.connections),
         cwd=PROJECT_FOLDER,
     )
 

@@ -20,18 +20,20 @@ FAMILY = "sleep 600 & echo $! > child; echo $$ > parent; wait"
 STUBBORN_CHILD = "(trap '' TERM; exec sleep 600) & echo $! > child; echo $$ > parent; wait"
 
 WORKER = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from jobs.process import run_child
 folder = Path(sys.argv[1])
-asyncio.run(run_child(["sh", "-c", sys.argv[2]], {}, folder=folder, log_path=folder / "log", timeout_s=600))
+asyncio.run(run_child(["sh", "-c", sys.argv[2]], os.environ, folder=folder, log_path=folder / "log", timeout_s=600))
 """
 
 
 def run(folder: Path, program: str, *, timeout_s: float = 20.0, **environment: str) -> int:
     command = ["sh", "-c", program]
     return asyncio.run(
-        run_child(command, environment, folder=folder, log_path=folder / "logs" / "log", timeout_s=timeout_s)
+        run_child(
+            command, {**os.environ, **environment}, folder=folder, log_path=folder / "logs" / "log", timeout_s=timeout_s
+        )
     )
 
 
@@ -58,7 +60,9 @@ def test_exit_code_is_the_command_s_own(tmp_path: Path, program: str, code: int)
 
 
 def test_command_that_does_not_exist_ends_with_a_code_and_a_reason(tmp_path: Path) -> None:
-    code = asyncio.run(run_child(["no-such-command"], {}, folder=tmp_path, log_path=tmp_path / "log", timeout_s=20))
+    code = asyncio.run(
+        run_child(["no-such-command"], os.environ, folder=tmp_path, log_path=tmp_path / "log", timeout_s=20)
+    )
 
     assert code == 127
     assert read_tail(tmp_path / "log") == "no-such-command: No such file or directory\n"
@@ -93,7 +97,9 @@ def test_timeout_kills_a_command_that_ignores_being_told(tmp_path: Path, monkeyp
 def test_cancelling_ends_the_command_and_its_children(tmp_path: Path) -> None:
     async def cancel() -> None:
         command = ["sh", "-c", FAMILY]
-        task = asyncio.create_task(run_child(command, {}, folder=tmp_path, log_path=tmp_path / "log", timeout_s=600))
+        task = asyncio.create_task(
+            run_child(command, os.environ, folder=tmp_path, log_path=tmp_path / "log", timeout_s=600)
+        )
         await asyncio.to_thread(read_pid, tmp_path / "parent")
         assert is_family_running(tmp_path)
         task.cancel()
@@ -108,7 +114,9 @@ def test_cancelling_ends_the_command_and_its_children(tmp_path: Path) -> None:
 def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
     async def cancel() -> None:
         command = ["sh", "-c", "trap '' TERM; " + FAMILY + "; wait; sleep 600"]
-        task = asyncio.create_task(run_child(command, {}, folder=tmp_path, log_path=tmp_path / "log", timeout_s=600))
+        task = asyncio.create_task(
+            run_child(command, os.environ, folder=tmp_path, log_path=tmp_path / "log", timeout_s=600)
+        )
         await asyncio.to_thread(read_pid, tmp_path / "parent")
         task.cancel()
         await asyncio.sleep(0.2)

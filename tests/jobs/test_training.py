@@ -57,7 +57,10 @@ def fail_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run_instead(monkeypatch, f"print({LAST_WORDS!r}, flush=True); raise SystemExit(3)")
 
 
-def test_training_is_carried_out_by_mlflow_run(connections: Connections, client: MlflowClient) -> None:
+def test_training_is_carried_out_by_mlflow_run_whatever_experiment_the_environment_names(
+    connections: Connections, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     bring_rows(connections, 1200)
     training = request(connections, parameters={"hidden_size": 4, "sequence_length": 8, "max_epochs": 1})
     ended = asyncio.run(carry_out(connections, training.id))

@@ -1,6 +1,7 @@
 """Jobs under watch, with real processes: limits, cancellation, and a log that reaches the database."""
 
 import asyncio
+import os
 import sys
 import time
 import uuid
@@ -47,8 +48,9 @@ def run(
     job = WatchedJob(uuid.uuid4(), 2, is_owned, timeout_s, "MILLRACE_TRAINING_TIMEOUT_S", memory_max_bytes)
     (folder / "program.py").write_text(program)
     command = [sys.executable, str(folder / "program.py")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return job.id, asyncio.run(
-        run_watched(connections, job, command, {"PYTHONUNBUFFERED": "1"}, folder=folder, log_path=folder / "log")
+        run_watched(connections, job, command, environment, folder=folder, log_path=folder / "log")
     )
 
 
@@ -80,7 +82,7 @@ def test_lines_can_be_read_while_the_process_still_runs(connections: Connections
     job_ids.append(job.id)
     command = [sys.executable, "-c", "import time; print('hello', flush=True); time.sleep(600)"]
     with pytest.raises(JobTakenAway):
-        asyncio.run(run_watched(connections, job, command, {}, folder=tmp_path, log_path=tmp_path / "log"))
+        asyncio.run(run_watched(connections, job, command, os.environ, folder=tmp_path, log_path=tmp_path / "log"))
 
 
 def test_processes_that_use_too_much_memory_together_are_stopped(connections: Connections, tmp_path: Path) -> None:
