@@ -12,12 +12,12 @@ from core.contract import Contract, Route
 from core.errors import Fault, RequestRejected, show_value
 from core.features import PREDICTION, build_monitored, build_prediction, encode_history
 from core.predicted_keys import PredictedKey, find_predicted_keys
-from core.random_ids import draw_ids
 from core.serving_errors import AnswerNotFinite
 from serving.answers import Prediction
 from serving.histories import History
 from serving.journal import Journal
 from serving.loading import LoadedVersion
+from serving.prediction_ids import draw_ids
 from serving.ranking import Ranked, choose_items, knows_likes
 from serving.records import Entry, now_us
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,10 @@ class LoadedVersion:
     model_bytes: int
     used_at_s: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.answer_headers = [(b"x-model-name", self.model.encode()), (b"x-model-version", b"%d" % self.version)]
+    @cached_property
+    def answer_headers(self) -> list[tuple[bytes, bytes]]:
         """What says on every answer whose it is."""
+        return [(b"x-model-name", self.model.encode()), (b"x-model-version", b"%d" % self.version)]
 
 
 def load_version(folder: Path, model: str, version: int) -> LoadedVersion:

@@ -45,9 +45,6 @@ class TurnTransport(asyncio.Transport):
         self._held: list[bytes | bytearray | memoryview] = []
         self._held_bytes = 0
         self.is_lost = False
-        # Asked for several times a request.
-        self.is_closing = transport.is_closing  # type: ignore[method-assign]
-        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
 
     def write(self, data: Any) -> None:
         """Send `data` at the next turn, or at once where much is held: the pace of the client must be felt."""
@@ -67,6 +64,10 @@ class TurnTransport(asyncio.Transport):
         self.flush()
         self._transport.close()
 
+    def is_closing(self) -> bool:
+        """Whether the connection is being closed, by either side."""
+        return self._transport.is_closing()
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What the transport knows of its socket."""
         return self._transport.get_extra_info(name, default)
@@ -74,6 +75,10 @@ class TurnTransport(asyncio.Transport):
     def pause_reading(self) -> None:
         """Read nothing more for the moment."""
         self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
 
     def flush(self) -> None:
         """Send what is held."""

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope
 
 from core.errors import InvalidInput, show_value
 
-_PLAIN_JSON = b"application/json"
 _JSON_TYPE = re.compile(rb"application/(?:[a-z0-9!#$&^_.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 _EXACT_INTEGER_DIGITS = 18
 
@@ -55,7 +54,7 @@ class BodyTooSlow(InvalidInput):
 def check_json_type(scope: Scope) -> None:
     """Raise WrongMediaType where the request names a content type that is not JSON's, or an encoding of it."""
     for name, value in scope["headers"]:
-        if name == b"content-type" and value and value != _PLAIN_JSON and not _JSON_TYPE.fullmatch(value):
+        if name == b"content-type" and value and not _JSON_TYPE.fullmatch(value):
             raise WrongMediaType(value.decode("latin-1"))
         if name == b"content-encoding" and value.lower() != b"identity":
             raise WrongMediaType(f"{value.decode('latin-1')} (content encoding)")

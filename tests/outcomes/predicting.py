@@ -13,7 +13,7 @@ from core.contract import Column, Contract, Key, Task
 from core.contracts import write_contracts
 from core.evaluations import Evaluation, store_evaluation
 from core.predicted_keys import PredictedKey
-from core.random_ids import draw_ids
+from serving.prediction_ids import draw_ids
 from serving.records import Entry, now_us
 from serving.shipping import store_entries
 

@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 import pytest
 
-from core.random_ids import draw_ids
 from core.serving_errors import JournalFull, JournalUnwritable
 from serving.journal import Journal, JournalFolder, Segment, holding_folders, remove_segment
+from serving.prediction_ids import draw_ids
 from serving.records import Entry, RecordDamaged, encode_entry, now_us, read_entries
 
 MEGABYTE = 2**20

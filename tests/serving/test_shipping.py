@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import Engine, select
 
 from core.database import create_database_engine
-from core.random_ids import draw_ids
 from core.reference import QualityRate, build_reference
 from core.tables.predictions import feature_sums
 from serving.counting import HOUR_US, Hour, add_counts
 from serving.journal import Journal, JournalFolder, Segment
+from serving.prediction_ids import draw_ids
 from serving.records import Entry, encode_entry, now_us
 from serving.shipping import Shipper, store_entries
 from tests.serving.onnx_models import build_test_reference

@@ -28,9 +28,6 @@ class Recorder(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.is_closed
 
-    def resume_reading(self) -> None:
-        """Nothing was paused."""
-
     def close(self) -> None:
         self.is_closed = True
 

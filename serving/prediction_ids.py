@@ -1,4 +1,4 @@
-"""Random ids: UUIDs of version 4, of which some are always drawn ahead.
+"""Ids of predictions: UUIDs of version 4, of which some are always drawn ahead.
 
 A request then waits for no read of the system's random numbers, and many made at once take a fraction of what each
 takes that is made between other work.
@@ -16,18 +16,17 @@ _drawn: deque[UUID] = deque()
 os.register_at_fork(after_in_child=_drawn.clear)
 
 
-def draw_id() -> UUID:
-    """An id that nobody else has. Any thread may ask."""
+def draw_ids(count: int) -> list[UUID]:
+    """That many ids that nobody else has. Any thread may ask."""
+    return [_take_id()] if count == 1 else _make_ids(count)
+
+
+def _take_id() -> UUID:
     while True:
         try:
             return _drawn.popleft()
         except IndexError:
             _drawn.extend(_make_ids(_DRAWN_AHEAD))
-
-
-def draw_ids(count: int) -> list[UUID]:
-    """That many ids."""
-    return [draw_id()] if count == 1 else _make_ids(count)
 
 
 def _make_ids(count: int) -> list[UUID]:
